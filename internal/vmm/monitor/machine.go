@@ -8,11 +8,15 @@ import (
 	"banger/internal/effect"
 )
 
-// Machine is a Process with a Channel to its guest: a vmm.Machine.
+// Machine is a Process with a Channel to its guest: a vmm.Machine. Close is the
+// channel's.
 type Machine struct {
-	*Process
+	*process
 	*Channel
 }
+
+// process gives the embedded field a name that is not that of its method.
+type process = Process
 
 // ChannelFD is the descriptor at which a VMM started by Start finds its end of the
 // channel; the files of Command follow it.
