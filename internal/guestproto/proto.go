@@ -14,7 +14,11 @@
 // Request: the host opens one for each request, and speaks first.
 //
 //	host Request(exec) → guest Started or Exit
-//	then: host Stdin*, StdinEOF, Signal, Resize; guest Stdout*, Stderr*, and Exit as the last frame
+//	then: host Stdin*, StdinEOF, Signal, Resize; guest StdinWindow, Stdout*, Stderr*, and Exit as the last frame
+//
+// Input is counted: the host has at most StdinWindow bytes under way that the guest has
+// not given back with a StdinWindow frame. So a program that reads nothing never keeps
+// the frames behind its input, a signal above all, from being seen.
 //
 // End of input is a frame, because half-close is lost on Firecracker's vsock. A request
 // connection that the host closes before Exit ends its session: the agent sends the
@@ -37,6 +41,9 @@ const (
 	ControlPort = 1025
 	// HangupGrace is what a session gets between HUP and KILL when its client is gone.
 	HangupGrace = 2 * time.Second
+	// StdinWindow is how many bytes of input the host may send before the guest gives
+	// the first back.
+	StdinWindow = 256 << 10
 )
 
 // Kind tells what a frame carries.
@@ -60,6 +67,8 @@ const (
 	KindSignal     Kind = 22 // Signal
 	KindResize     Kind = 23 // Resize
 	KindExit       Kind = 24 // Exit
+
+	KindStdinWindow Kind = 25 // Credit
 )
 
 // Hello is the guest's first word.
@@ -89,6 +98,9 @@ type BootConfig struct {
 // Ready says that the guest takes requests.
 type Ready struct {
 	Stages []Stage `json:"stages"`
+	// Warnings are steps that went wrong and were not worth the guest's life, for
+	// example a hostname that a full disk did not take.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Stage is a point of the guest's boot.
@@ -162,11 +174,22 @@ type Resize struct {
 	Cols uint16 `json:"cols"`
 }
 
+// Credit gives the host back as many bytes of input as the program took.
+type Credit struct {
+	Bytes int `json:"bytes"`
+}
+
+// CodeRefused is the Code of an Exit whose command was never tried, for a reason that
+// Error tells: a malformed request, an unknown user, a directory that is not there.
+const CodeRefused = 125
+
 // Exit is the end of a session. Code is what a shell would report: the exit status,
-// 128+Signal, 126 for a command that is not executable, 127 for one that does not exist.
+// 128+Signal, 126 for a command that is not executable, 127 for one that does not
+// exist; or CodeRefused. OOM goes with any code but 0: the kernel killed a process of
+// the session for memory.
 type Exit struct {
 	Code   int    `json:"code"`
 	Signal int    `json:"signal,omitempty"`
-	OOM    bool   `json:"oom,omitempty"` // the guest's kernel killed it for memory
+	OOM    bool   `json:"oom,omitempty"`
 	Error  string `json:"error,omitempty"`
 }

@@ -1,0 +1,37 @@
+package guestproto
+
+import (
+	"io"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// MuxServer is the guest's end of a byte stream that carries many connections, and
+// MuxClient the host's. Both own the stream. Neither end sends anything before it opens
+// a connection, so the guest can speak first. Closing the session closes the stream.
+func MuxServer(port io.ReadWriteCloser) (*yamux.Session, error) {
+	return yamux.Server(port, muxConfig())
+}
+
+// MuxClient is the host's end of the stream that MuxServer has the other end of.
+func MuxClient(port io.ReadWriteCloser) (*yamux.Session, error) {
+	return yamux.Client(port, muxConfig())
+}
+
+func muxConfig() *yamux.Config {
+	c := yamux.DefaultConfig()
+	c.LogOutput = io.Discard // what matters comes back as an error
+	// A host that was suspended, or stopped in a debugger, is no reason to give a guest
+	// up: nothing here may be decided by a clock.
+	c.EnableKeepAlive = false
+	c.StreamOpenTimeout = 0
+	c.ConnectionWriteTimeout = 24 * time.Hour
+	// After the end of a session nobody writes any more; a peer that never closes its
+	// half must not keep the other in memory for the default of five minutes.
+	c.StreamCloseTimeout = 10 * time.Second
+	// One stream has at most this much on its way to a reader that does not read, and
+	// costs a hostile guest's host no more.
+	c.MaxStreamWindowSize = 512 << 10
+	return c
+}
