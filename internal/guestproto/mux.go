@@ -27,9 +27,6 @@ func muxConfig() *yamux.Config {
 	c.EnableKeepAlive = false
 	c.StreamOpenTimeout = 0
 	c.ConnectionWriteTimeout = 24 * time.Hour
-	// After the end of a session nobody writes any more; a peer that never closes its
-	// half must not keep the other in memory for the default of five minutes.
-	c.StreamCloseTimeout = 10 * time.Second
 	// One stream has at most this much on its way to a reader that does not read, and
 	// costs a hostile guest's host no more.
 	c.MaxStreamWindowSize = 512 << 10
