@@ -60,6 +60,27 @@ step() {
     say "$label: $((SECONDS - start)) s"
 }
 
+# beside COMMAND...: starts the command beside what follows; join_beside waits for it, and
+# a script that ends earlier ends it: `trap end_beside EXIT`. It gets a process group
+# of its own because bash makes plain background commands deaf to Ctrl-C.
+beside() {
+    set -m
+    "$@" &
+    beside_job=$!
+    set +m
+}
+
+join_beside() {
+    local rc=0
+    wait "$beside_job" || rc=$?
+    beside_job=
+    return "$rc"
+}
+
+end_beside() {
+    if [ -n "${beside_job:-}" ]; then kill -- "-$beside_job" 2>/dev/null || true; fi
+}
+
 # need_packages NAME...: installs from the distribution what is missing.
 need_packages() {
     local name missing=()

@@ -1,0 +1,47 @@
+package embedded
+
+import (
+	"io/fs"
+	"strings"
+	"testing"
+
+	"banger/internal/errs"
+)
+
+func TestWhatIsMissingNamesTheTarget(t *testing.T) {
+	err := missing("guest kernel", "make kernel build", fs.ErrNotExist)
+	if !errs.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "make kernel build") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestKernelIsABundleOrMissing(t *testing.T) {
+	file, err := Kernel()
+	if err != nil {
+		if !errs.Is(err, errs.Unavailable) {
+			t.Fatal(err)
+		}
+		t.Skip("built without a kernel: ", err)
+	}
+	defer file.Close()
+	var magic [4]byte
+	if _, err := file.Read(magic[:]); err != nil {
+		t.Fatal(err)
+	}
+	if want := [4]byte{0x28, 0xb5, 0x2f, 0xfd}; magic != want {
+		t.Errorf("begins with % x, not with zstd's magic number", magic)
+	}
+}
+
+func TestAgentIsAnELFOrMissing(t *testing.T) {
+	agent, err := Agent()
+	if err != nil {
+		if !errs.Is(err, errs.Unavailable) {
+			t.Fatal(err)
+		}
+		t.Skip("built without an agent: ", err)
+	}
+	if !strings.HasPrefix(string(agent[:4]), "\x7fELF") {
+		t.Errorf("begins with % x, not with ELF's magic number", agent[:4])
+	}
+}
