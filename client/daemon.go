@@ -66,14 +66,23 @@ func (c *Client) dialRunning(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return unixsock.Dial(ctx, file.Socket)
+	conn, err := unixsock.Dial(ctx, file.Socket)
+	if errs.Is(err, errs.Unavailable) {
+		return nil, errs.With(errs.Unavailable, fmt.Errorf("%w: %w", errNotRunning, err))
+	}
+	return conn, err
 }
+
+var errNotRunning = errors.New("the daemon does not run")
+
+// NotRunning tells whether a call failed because there is no daemon.
+func NotRunning(err error) bool { return errors.Is(err, errNotRunning) }
 
 func (c *Client) daemonFile() (api.DaemonFile, error) {
 	var file api.DaemonFile
 	raw, err := os.ReadFile(c.dirs.DaemonFile())
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return file, errs.Hint(errs.New(errs.Unavailable, "the daemon does not run"), "start it: banger system start")
+		return file, errs.Hint(errs.With(errs.Unavailable, errNotRunning), "start it: banger system start")
 	}
 	if err != nil {
 		return file, err

@@ -1,0 +1,10 @@
+// The banger command makes and uses VMs; see package cli.
+package main
+
+import (
+	"os"
+
+	"banger/internal/cli"
+)
+
+func main() { os.Exit(cli.Main(os.Args[1:])) }

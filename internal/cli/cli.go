@@ -1,0 +1,77 @@
+// Package cli is the command line: it puts the nouns together, runs one command and
+// turns its end into an exit code.
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/cli/app"
+	"banger/internal/cli/image"
+	"banger/internal/cli/kernel"
+	"banger/internal/cli/system"
+	"banger/internal/cli/vm"
+	"banger/internal/cliio"
+)
+
+// Main runs the command line of this process and returns its exit code.
+func Main(args []string) int {
+	interrupts, ctx := app.NewInterrupts(context.Background())
+	defer interrupts.Watch()()
+	a := &app.App{
+		IO: cliio.System(os.Getenv), Getenv: os.Getenv, Version: versionOf().Version, Interrupts: interrupts,
+	}
+	return Run(ctx, a, args)
+}
+
+// Run runs one command line and returns its exit code.
+func Run(ctx context.Context, a *app.App, args []string) int {
+	a.IO.JSON = wantsJSON(args)
+	root := New(a)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	var silent *app.Exit
+	if !errors.As(err, &silent) {
+		a.IO.WriteError(err)
+	}
+	return app.ExitCode(cmd, err)
+}
+
+// wantsJSON looks ahead: an error in the command line itself is JSON too.
+func wantsJSON(args []string) bool {
+	for _, arg := range args {
+		switch arg {
+		case "--":
+			return false
+		case "--json", "--json=true":
+			return true
+		}
+	}
+	return false
+}
+
+// New makes the whole tree of commands.
+func New(a *app.App) *cobra.Command {
+	root := app.Group("banger", "Instant Linux VMs for developers",
+		vm.New(a), image.New(a), kernel.New(a), system.New(a), newVersion(a), newCompletion(a))
+	root.Long = `banger gives a developer, or a developer's coding agent, a Linux machine of its own:
+full root, its own kernel, nothing of the host within reach.
+
+  banger run --rm -- uname -a`
+	root.AddCommand(vm.Shortcuts(a)...)
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(app.FlagError)
+	root.SetIn(a.IO.In)
+	root.SetOut(a.IO.Out)
+	root.SetErr(a.IO.Err)
+	root.PersistentFlags().BoolVar(&a.IO.NoColor, "no-color", a.IO.NoColor, "no colour on terminals; NO_COLOR does the same")
+	root.SetHelpCommand(newHelp(root))
+	return root
+}
