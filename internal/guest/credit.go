@@ -47,7 +47,7 @@ func (c *credit) giveBack(n int) {
 func (c *credit) add(n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n < 0 || c.left+n > guestproto.StdinWindow {
+	if n < 0 || n > guestproto.StdinWindow-c.left {
 		return errs.New(errs.InvalidData, "guest gives %d bytes of input credit on top of %d", n, c.left)
 	}
 	c.left += n

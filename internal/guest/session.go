@@ -50,10 +50,10 @@ func RunSession(ctx context.Context, conn *guestproto.Conn, s Streams) (guestpro
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	cancel(nil)
 	if closed() {
 		_ = conn.Close()
 	}
+	cancel(nil)
 	r.credit.close()
 	interrupt(s.Stdin, stdinDone)
 	senders.Wait()
