@@ -46,6 +46,17 @@ func (s *Seam) Rename(ctx context.Context, name, from, to string) error {
 	return s.SyncDir(ctx, name+".sync", filepath.Dir(to))
 }
 
+// Exchange makes two names of one file system change places in one step, durably.
+func (s *Seam) Exchange(ctx context.Context, name, a, b string) error {
+	err := s.Do(ctx, name, func() error {
+		return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+	})
+	if err != nil {
+		return err
+	}
+	return s.SyncDir(ctx, name+".sync", filepath.Dir(b))
+}
+
 // SyncDir makes the entries of a directory durable.
 func (s *Seam) SyncDir(ctx context.Context, name, dir string) error {
 	return s.Do(ctx, name, func() error {

@@ -101,3 +101,23 @@ func PeerUID(conn *net.UnixConn) (uint32, error) {
 	}
 	return cred.Uid, nil
 }
+
+// OwnerOnly accepts only connections from this process's own user and from root; others
+// are closed unanswered.
+func OwnerOnly(l *net.UnixListener) net.Listener { return ownerOnly{l} }
+
+type ownerOnly struct{ *net.UnixListener }
+
+func (l ownerOnly) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		uid, err := PeerUID(conn)
+		if err == nil && (uid == 0 || int(uid) == os.Getuid()) {
+			return conn, nil
+		}
+		_ = conn.Close()
+	}
+}
