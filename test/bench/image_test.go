@@ -11,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"banger/internal/ext4"
 	"banger/internal/oci"
@@ -48,23 +49,37 @@ func BenchmarkImage(b *testing.B) {
 			*d = t
 		}
 	}
-	var convertBest, plainBest, convertAll, plainAll time.Duration
+	var convertBest, plainBest, convertAll, plainAll, convertCPU, plainCPU time.Duration
 	var size int64
 	for b.Loop() {
-		start := time.Now()
+		start, cpu := time.Now(), cpuTime(b)
 		best(&plainBest, func() { size = decompress(b, ref, img) })
-		middle := time.Now()
+		middle, cpuMiddle := time.Now(), cpuTime(b)
 		best(&convertBest, func() { convert(b, img, path) })
 		plainAll += middle.Sub(start)
 		convertAll += time.Since(middle)
+		plainCPU += cpuMiddle - cpu
+		convertCPU += cpuTime(b) - cpuMiddle
 	}
 	n := float64(b.N)
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(float64(size)/1e6, "MB")
 	b.ReportMetric(plainAll.Seconds()*1000/n, "decompress-ms")
 	b.ReportMetric(convertAll.Seconds()*1000/n, "convert-ms")
+	b.ReportMetric(plainCPU.Seconds()*1000/n, "decompress-cpu-ms")
+	b.ReportMetric(convertCPU.Seconds()*1000/n, "convert-cpu-ms")
 	b.ReportMetric(convertAll.Seconds()/plainAll.Seconds(), "ratio")
 	b.ReportMetric(convertBest.Seconds()/plainBest.Seconds(), "best-ratio")
+}
+
+// cpuTime is what the process has used of all processors. On a busy machine it
+// says more than the clock.
+func cpuTime(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func convert(b *testing.B, img *oci.Image, path string) {
