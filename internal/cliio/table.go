@@ -54,8 +54,8 @@ type Table struct {
 	rows    [][]Cell
 }
 
-// NewTable makes an empty table. Columns further left are the last to be cut when the
-// terminal is narrow.
+// NewTable makes an empty table. Where a terminal is too narrow, the widest columns are
+// cut, the first one last.
 func NewTable(headers ...string) *Table { return &Table{headers: headers} }
 
 // Row adds one row; it has as many cells as the table has headers.
@@ -114,8 +114,8 @@ func (s *IO) aligned(w *bufio.Writer, t *Table) {
 	}
 }
 
-// widths gives each column what it needs, and cuts the widest, rightmost first, until
-// the line fits. A column is never cut below its header or 8.
+// widths gives each column what it needs, and cuts the widest until the line fits, the
+// first column, which names the row, last. A column is never cut below its header or 8.
 func (t *Table) widths(columns int) []int {
 	widths := make([]int, len(t.headers))
 	total := gap * (len(widths) - 1)
@@ -132,7 +132,7 @@ func (t *Table) widths(columns int) []int {
 			if len(t.rows) > 0 && t.rows[0][i].right || widths[i] <= max(8, textWidth(t.headers[i])) {
 				continue
 			}
-			if cut < 0 || widths[i] >= widths[cut] {
+			if cut <= 0 || widths[i] >= widths[cut] {
 				cut = i
 			}
 		}

@@ -21,7 +21,7 @@ func (s *IO) WriteTrace(spans []api.Span) {
 	}
 	columns := 80
 	if s.ErrTTY {
-		columns = min(max(40, s.Columns()), 120)
+		columns = max(40, min(columns, s.Columns()))
 	}
 	room := int64(columns - names - duration - 5)
 	for _, sp := range spans {

@@ -37,7 +37,7 @@ func NewInterrupts(ctx context.Context) (*Interrupts, context.Context) {
 // Watch delivers this process's signals until stop is called.
 func (i *Interrupts) Watch() (stop func()) {
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	quit := make(chan struct{})
 	go func() {
 		for {

@@ -72,12 +72,13 @@ func runExec(ctx context.Context, o *ExecOptions) error {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
-	r := &result{}
+	var r *result
 	if o.JSON {
-		if r.VM, err = c.VM(ctx, o.Name); err != nil {
+		vm, err := c.VM(ctx, o.Name)
+		if err != nil {
 			return app.Suggest(ctx, c, err, "vm", o.Name, app.VMNames)
 		}
+		r = newResult(vm, nil)
 	}
 	prepared, err := c.Exec(ctx, o.Name, o.Exec)
 	if err != nil {
@@ -94,7 +95,7 @@ func runExec(ctx context.Context, o *ExecOptions) error {
 	if !o.JSON {
 		return out.report(o.App, o.Exec.Argv)
 	}
-	r.span("command", began, out.begin, out.end)
+	r.span("command", out.begin)
 	r.end(out)
 	return r.write(o.App)
 }

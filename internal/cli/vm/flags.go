@@ -24,8 +24,8 @@ type specFlags struct {
 
 func (f *specFlags) add(a *app.App, cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.Image, "image", "", "image, by name or reference (default: the configured one)")
-	flags.StringVar(&f.Kernel, "kernel", "", "kernel (default: the image's, else the embedded one)")
+	flags.StringVar(&f.Image, "image", "", "`IMAGE`, by name or reference (default: the configured one)")
+	flags.StringVar(&f.Kernel, "kernel", "", "`KERNEL` (default: the image's, else the embedded one)")
 	flags.IntVar(&f.CPUs, "cpus", 0, "number of CPUs (default 2)")
 	flags.Var(&f.Memory, "memory", "memory, like 512M or 2GiB (default 2GiB)")
 	flags.Var(&f.Disk, "disk", "size of the disk, which takes only what is used (default 20GiB)")
@@ -76,11 +76,10 @@ func (f *execFlags) add(cmd *cobra.Command) {
 	flags.BoolVarP(&f.TTY, "tty", "t", false, "give the command a terminal, also when here is none")
 	flags.BoolVarP(&f.NoTTY, "no-tty", "T", false, "give the command no terminal")
 	flags.BoolVarP(&f.Interactive, "interactive", "i", false, "accepted; standard input is always passed")
-	flags.StringVarP(&f.Dir, "workdir", "w", "", "working directory (default: the image's, else the home directory)")
-	flags.StringVarP(&f.User, "user", "u", "", "user, by name or uid, optionally :group (default: the image's, else root)")
-	flags.StringArrayVarP(&f.Env, "env", "e", nil, "environment variable K=V, or K to pass one on")
-	flags.StringArrayVar(&f.EnvFiles, "env-file", nil, "file of lines K=V")
-	cmd.MarkFlagsMutuallyExclusive("tty", "no-tty")
+	flags.StringVarP(&f.Dir, "workdir", "w", "", "working `DIR` (default: the image's, else the home directory)")
+	flags.StringVarP(&f.User, "user", "u", "", "`USER`, by name or uid, optionally :group (default: the image's, else root)")
+	flags.StringArrayVarP(&f.Env, "env", "e", nil, "environment variable `K=V`, or K to pass one on")
+	flags.StringArrayVar(&f.EnvFiles, "env-file", nil, "`FILE` of lines K=V")
 }
 
 // exec is the request for argv. Whether it gets a terminal is decided here: it does when
@@ -88,6 +87,8 @@ func (f *execFlags) add(cmd *cobra.Command) {
 func (f *execFlags) exec(cmd *cobra.Command, a *app.App, argv []string, json bool) (api.Exec, error) {
 	x := api.Exec{Argv: argv, Dir: f.Dir, User: f.User}
 	switch {
+	case f.TTY && f.NoTTY:
+		return x, app.Usage(cmd, "--tty and --no-tty exclude each other")
 	case json && f.TTY:
 		return x, app.Usage(cmd, "--json and --tty exclude each other")
 	case f.TTY:
@@ -96,6 +97,9 @@ func (f *execFlags) exec(cmd *cobra.Command, a *app.App, argv []string, json boo
 		x.TTY = a.IO.InTTY && a.IO.OutTTY
 	}
 	if x.TTY {
+		if size, ok := terminalSize(a.IO); ok {
+			x.Rows, x.Cols = size.Rows, size.Cols
+		}
 		if term := a.Getenv("TERM"); term != "" {
 			x.Env = append(x.Env, "TERM="+term)
 		}

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,14 +58,10 @@ func runList(ctx context.Context, o *ListOptions) error {
 		}
 		return nil
 	}
-	t := cliio.NewTable("NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "DISK", "STARTED", "CREATED")
+	t := cliio.NewTable("NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "DISK", "CREATED")
 	for _, v := range all {
-		var started time.Time
-		if v.StartedAt != nil {
-			started = *v.StartedAt
-		}
 		t.Row(cliio.Text(v.Name), cliio.State(v.State), cliio.Text(v.Image), cliio.Number(int64(v.CPUs)),
-			cliio.Memory(v.MemoryBytes), cliio.Memory(v.DiskBytes), s.Time(started), s.Time(v.CreatedAt))
+			cliio.Memory(v.MemoryBytes), cliio.Memory(v.DiskBytes), s.Time(v.CreatedAt))
 	}
 	return s.WriteTable(t)
 }

@@ -53,6 +53,7 @@ type result struct {
 	VM             api.VM
 	Trace          []api.Span
 	stdout, stderr capture
+	origin         time.Time // where the spans count from
 	code           *int
 	text           string
 }
@@ -90,10 +91,18 @@ func (r *result) write(a *app.App) error {
 	return nil
 }
 
-// span adds a step that this side saw. The daemon's spans count from when it got the
-// request, which is not later than a few milliseconds after began.
-func (r *result) span(name string, began, from, to time.Time) {
-	r.Trace = append(r.Trace, api.Span{Name: name, StartNS: from.Sub(began).Nanoseconds(), DurationNS: to.Sub(from).Nanoseconds()})
+// newResult begins with the daemon's spans, which ended just now.
+func newResult(vm api.VM, trace []api.Span) *result {
+	var last int64
+	for _, span := range trace {
+		last = max(last, span.StartNS+span.DurationNS)
+	}
+	return &result{VM: vm, Trace: trace, origin: time.Now().Add(-time.Duration(last))}
+}
+
+// span adds a step that this side saw, and that ended just now.
+func (r *result) span(name string, from time.Time) {
+	r.Trace = append(r.Trace, api.Span{Name: name, StartNS: from.Sub(r.origin).Nanoseconds(), DurationNS: time.Since(from).Nanoseconds()})
 }
 
 func quoted(s string) string { return strconv.Quote(s) }

@@ -48,6 +48,9 @@ ended the command.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			argv := args[beforeDash(cmd, args):]
+			if opts.Detach && opts.Keep {
+				return app.Usage(cmd, "--detach and --keep-running exclude each other")
+			}
 			if opts.Detach && len(argv) > 0 {
 				return app.Usage(cmd, "--detach with a command is not available in this version; use --keep-running")
 			}
@@ -77,7 +80,6 @@ ended the command.`,
 	flags.DurationVar(&opts.Timeout, "timeout", 0, "end the command after this time, like 30s or 5m")
 	flags.BoolVar(&opts.Trace, "trace", false, "print how long each step took")
 	flags.BoolVar(&opts.JSON, "json", false, "print one JSON document with exit code and output")
-	cmd.MarkFlagsMutuallyExclusive("detach", "keep-running")
 	return cmd
 }
 
@@ -102,7 +104,6 @@ func runRun(ctx context.Context, o *RunOptions) error {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
 	var made api.RunResult
 	err = o.App.Wait("starting a VM", func(report func(api.Progress)) (err error) {
 		made, err = c.Run(ctx, api.RunRequest{VM: o.Spec, Exec: o.Exec, KeepRunning: o.Keep || o.Detach}, report)
@@ -111,7 +112,7 @@ func runRun(ctx context.Context, o *RunOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &result{VM: made.VM, Trace: made.Trace}
+	r := newResult(made.VM, made.Trace)
 	if o.Detach {
 		return o.finish(r, func() error { return o.App.IO.Println(made.VM.Name) })
 	}
@@ -120,13 +121,13 @@ func runRun(ctx context.Context, o *RunOptions) error {
 		s.stdout, s.stderr = &r.stdout, &r.stderr
 	}
 	out, err := s.run(ctx, c, made.Session)
-	r.span("command", began, out.begin, time.Now())
+	r.span("command", out.begin)
 	if err != nil {
 		err = explain(ctx, c, made.VM, err)
 		o.abandon(ctx, c, made.VM)
 	}
 	// The VM ends by itself now. What was asked for is only true when it has.
-	if endErr := o.awaitEnd(ctx, c, r, began); err == nil {
+	if endErr := o.awaitEnd(ctx, c, r); err == nil {
 		err = endErr
 	}
 	if err != nil {
@@ -148,7 +149,7 @@ func (o *RunOptions) finish(r *result, print func() error) error {
 }
 
 // awaitEnd waits until the VM is stopped or gone, and tells how to get at it again.
-func (o *RunOptions) awaitEnd(ctx context.Context, c *client.Client, r *result, began time.Time) error {
+func (o *RunOptions) awaitEnd(ctx context.Context, c *client.Client, r *result) error {
 	if o.Keep {
 		if !o.JSON {
 			o.App.IO.Warn("running as %s; banger exec %[1]s -- CMD, banger rm -f %[1]s", r.VM.Name)
@@ -167,7 +168,7 @@ func (o *RunOptions) awaitEnd(ctx context.Context, c *client.Client, r *result, 
 		}
 		return err
 	})
-	r.span("stop", began, from, time.Now())
+	r.span("stop", from)
 	if o.Spec.RM {
 		if errs.Is(err, errs.NotFound) {
 			return nil

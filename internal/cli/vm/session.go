@@ -43,10 +43,10 @@ type session struct {
 
 // outcome is how it ended: a code, when the command gave one or was ended here.
 type outcome struct {
-	code       int
-	text       string // why it did not start
-	oom        bool
-	begin, end time.Time // of the command
+	code  int
+	text  string // why it did not start
+	oom   bool
+	begin time.Time // of the command
 }
 
 var (
@@ -76,7 +76,6 @@ func (x *session) run(ctx context.Context, c attacher, s api.Session) (outcome, 
 	}
 	timedOut := x.startClock(signals, closeSession)
 	exit, err := c.Attach(ctx, s, streams)
-	out.end = time.Now()
 	expired := timedOut()
 	if err != nil {
 		switch {
@@ -90,6 +89,9 @@ func (x *session) run(ctx context.Context, c attacher, s api.Session) (outcome, 
 			return out, err
 		}
 		return out, nil
+	}
+	if exit.Code == app.CodeOfFailure && exit.Error != "" && !expired {
+		return out, errs.New(errs.NotFound, "the guest refused the command: %s", exit.Error)
 	}
 	out.code, out.text, out.oom = exit.Code, exit.Error, exit.OOM
 	if expired {
