@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"banger/internal/agent/passwd"
@@ -105,14 +106,18 @@ func (o HostOptions) serve(ctx context.Context, l *link, mainNS int64) error {
 	if err != nil {
 		return err
 	}
+	var serving sync.WaitGroup
+	defer serving.Wait()
 	defer spawner.Close()
 	defer runner.Kill()
 	defer l.mux.Close() // first: sessions wait for their clients to go
 	if err := l.control.WriteJSON(guestproto.KindReady, guestproto.Ready{Stages: []guestproto.Stage{{Name: "ready", AtNS: sinceBoot()}}}); err != nil {
 		return fmt.Errorf("say ready: %w", err)
 	}
-	go l.serveRequests(runner)
-	return o.untilEnd(ctx, l, runner)
+	serving.Go(func() { l.serveRequests(runner) })
+	broken := make(chan error, 1)
+	serving.Go(func() { broken <- l.serveControl() })
+	return o.untilEnd(ctx, l, runner, broken)
 }
 
 func hostRunner(config guestproto.BootConfig) (*session.Runner, *session.Spawner, error) {
@@ -131,9 +136,7 @@ func hostRunner(config guestproto.BootConfig) (*session.Runner, *session.Spawner
 	}), spawner, nil
 }
 
-func (o HostOptions) untilEnd(ctx context.Context, l *link, runner *session.Runner) error {
-	broken := make(chan error, 1)
-	go func() { broken <- l.serveControl() }()
+func (o HostOptions) untilEnd(ctx context.Context, l *link, runner *session.Runner, broken <-chan error) error {
 	var death <-chan time.Time
 	if o.DieAfter > 0 {
 		death = time.After(o.DieAfter)

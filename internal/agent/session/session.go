@@ -90,7 +90,8 @@ func (r *Runner) Close() {
 	}
 }
 
-// Terminate asks the sessions' commands to end, and waits at most grace until they have.
+// Terminate asks the sessions' commands to end, waits at most grace until they have, and
+// kills what is left of the sessions whose clients have not gone.
 func (r *Runner) Terminate(grace time.Duration) {
 	r.mu.Lock()
 	procs := make([]*process, 0, len(r.live))
@@ -107,19 +108,25 @@ func (r *Runner) Terminate(grace time.Duration) {
 		select {
 		case <-p.done:
 		case <-timeout:
+			r.killLive()
 			return
 		}
+	}
+	r.killLive()
+}
+
+func (r *Runner) killLive() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.live {
+		s.scope.kill()
 	}
 }
 
 // Kill ends all sessions without their clients' leave and returns when they are over.
 func (r *Runner) Kill() {
 	r.Close()
-	r.mu.Lock()
-	for s := range r.live {
-		s.scope.kill()
-	}
-	r.mu.Unlock()
+	r.killLive()
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
