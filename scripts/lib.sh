@@ -32,7 +32,8 @@ ticker() {
 }
 
 # step LABEL COMMAND...: runs the command with its output in a log, shows that it
-# goes on and how long it took, and prints the end of the log when it fails.
+# goes on and how long it took, and prints the end of the log when it fails, 40
+# lines or $step_tail.
 # Do not call it in a condition: bash then ignores `set -e` inside functions.
 step() {
     local label=$1 log start=$SECONDS tick rc
@@ -52,7 +53,7 @@ step() {
     wait "$tick" 2>/dev/null || true
     if [ -t 2 ]; then printf '\r\033[K' >&2; fi
     if [ "$rc" -ne 0 ]; then
-        tail -n 40 "$log" >&2
+        tail -n "${step_tail:-40}" "$log" >&2
         rm -f "$log"
         die "$label: exit code $rc after $((SECONDS - start)) s"
     fi

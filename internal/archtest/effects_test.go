@@ -133,8 +133,7 @@ func changes(file *ast.File, info *types.Info) []change {
 		if f, ok := declaration.(*ast.FuncDecl); ok {
 			function = f.Name.Name
 		}
-		var visit func(ast.Node) bool
-		visit = func(n ast.Node) bool {
+		visit := func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.CallExpr:
 				if isSeamMethod(n.Fun, info) || onlyReads(n, info) {
