@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"io/fs"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func TestAgentIsAnELFOrMissing(t *testing.T) {
 		}
 		t.Skip("built without an agent: ", err)
 	}
-	if !strings.HasPrefix(string(agent[:4]), "\x7fELF") {
-		t.Errorf("begins with % x, not with ELF's magic number", agent[:4])
+	if !bytes.HasPrefix(agent, []byte("\x7fELF")) {
+		t.Errorf("%d bytes that do not begin with ELF's magic number", len(agent))
 	}
 }
