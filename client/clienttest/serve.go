@@ -44,7 +44,7 @@ func ServeIfAsked() {
 		os.Exit(0)
 	case "nonsense":
 		say("what?")
-		time.Sleep(time.Minute)
+		time.Sleep(time.Second)
 		os.Exit(0)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)

@@ -7,4 +7,6 @@ import (
 	"banger/internal/cli"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:])) }
+var version = "dev" // set by the linker
+
+func main() { os.Exit(cli.Main(os.Args[1:], version)) }

@@ -18,11 +18,11 @@ import (
 )
 
 // Main runs the command line of this process and returns its exit code.
-func Main(args []string) int {
+func Main(args []string, version string) int {
 	interrupts, ctx := app.NewInterrupts(context.Background())
 	defer interrupts.Watch()()
 	a := &app.App{
-		IO: cliio.System(os.Getenv), Getenv: os.Getenv, Version: versionOf().Version, Interrupts: interrupts,
+		IO: cliio.System(os.Getenv), Getenv: os.Getenv, Version: version, Interrupts: interrupts,
 	}
 	return Run(ctx, a, args)
 }
@@ -31,7 +31,7 @@ func Main(args []string) int {
 func Run(ctx context.Context, a *app.App, args []string) int {
 	a.IO.JSON = wantsJSON(args)
 	root := New(a)
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would be the test binary's own
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0

@@ -18,10 +18,6 @@ type build struct {
 	Arch    string `json:"arch"`
 }
 
-func versionOf() build {
-	return build{Version: "dev", Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
-}
-
 // VersionOptions are what version was called with.
 type VersionOptions struct {
 	App  *app.App
@@ -44,8 +40,7 @@ func newVersion(a *app.App) *cobra.Command {
 }
 
 func runVersion(_ context.Context, o *VersionOptions) error {
-	b := versionOf()
-	b.Version = o.App.Version
+	b := build{Version: o.App.Version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
 	if o.JSON {
 		return o.App.IO.WriteJSON(b)
 	}

@@ -13,6 +13,7 @@ type Cell struct {
 	machine string
 	colour  string
 	right   bool
+	whole   bool // never cut
 }
 
 // Text is a cell that reads the same for everybody.
@@ -21,31 +22,31 @@ func Text(s string) Cell { return Cell{human: s, machine: s} }
 // State is the state of a VM, coloured.
 func State(s string) Cell {
 	colours := map[string]string{"running": Green, "failed": Red, "starting": Yellow, "stopping": Yellow, "creating": Yellow}
-	return Cell{human: s, machine: s, colour: colours[s]}
+	return Cell{human: s, machine: s, colour: colours[s], whole: true}
 }
 
 // Number is a count.
 func Number(n int64) Cell {
 	s := strconv.FormatInt(n, 10)
-	return Cell{human: s, machine: s, right: true}
+	return Cell{human: s, machine: s, right: true, whole: true}
 }
 
 // Size is the size of a file: "4.2 MB", or bytes.
 func Size(n int64) Cell {
-	return Cell{human: HumanSize(n), machine: strconv.FormatInt(n, 10), right: true}
+	return Cell{human: HumanSize(n), machine: strconv.FormatInt(n, 10), right: true, whole: true}
 }
 
 // Memory is the size of a memory or a disk: "2 GiB", or bytes.
 func Memory(n int64) Cell {
-	return Cell{human: HumanMemory(n), machine: strconv.FormatInt(n, 10), right: true}
+	return Cell{human: HumanMemory(n), machine: strconv.FormatInt(n, 10), right: true, whole: true}
 }
 
 // Time is "3 minutes ago", or RFC 3339.
 func (s *IO) Time(t time.Time) Cell {
 	if t.IsZero() {
-		return Cell{}
+		return Cell{whole: true}
 	}
-	return Cell{human: Age(s.Now(), t), machine: t.UTC().Format(time.RFC3339)}
+	return Cell{human: Age(s.Now(), t), machine: t.UTC().Format(time.RFC3339), whole: true}
 }
 
 // Table is rows under headers.
@@ -55,7 +56,7 @@ type Table struct {
 }
 
 // NewTable makes an empty table. Where a terminal is too narrow, the widest columns are
-// cut, the first one last.
+// cut, and the first one, which names the row, is kept readable as long as possible.
 func NewTable(headers ...string) *Table { return &Table{headers: headers} }
 
 // Row adds one row; it has as many cells as the table has headers.
@@ -86,7 +87,10 @@ func tabbed(w *bufio.Writer, t *Table) {
 	}
 }
 
-const gap = 2 // columns between columns
+const (
+	gap        = 2  // between columns
+	nameColumn = 24 // what the first column keeps before the others are at their least
+)
 
 func (s *IO) aligned(w *bufio.Writer, t *Table) {
 	widths := t.widths(s.Columns())
@@ -114,8 +118,8 @@ func (s *IO) aligned(w *bufio.Writer, t *Table) {
 	}
 }
 
-// widths gives each column what it needs, and cuts the widest until the line fits, the
-// first column, which names the row, last. A column is never cut below its header or 8.
+// widths gives each column what it needs, and cuts the widest until the line fits. A
+// column is never cut below its header or 8, nor is a number, a time or a state.
 func (t *Table) widths(columns int) []int {
 	widths := make([]int, len(t.headers))
 	total := gap * (len(widths) - 1)
@@ -129,12 +133,19 @@ func (t *Table) widths(columns int) []int {
 	for ; total > columns; total-- {
 		cut := -1
 		for i := range widths {
-			if len(t.rows) > 0 && t.rows[0][i].right || widths[i] <= max(8, textWidth(t.headers[i])) {
+			least := max(8, textWidth(t.headers[i]))
+			if i == 0 {
+				least = max(least, nameColumn)
+			}
+			if len(t.rows) > 0 && t.rows[0][i].whole || widths[i] <= least {
 				continue
 			}
-			if cut <= 0 || widths[i] >= widths[cut] {
+			if cut < 0 || widths[i] >= widths[cut] {
 				cut = i
 			}
+		}
+		if cut < 0 && widths[0] > 8 {
+			cut = 0
 		}
 		if cut < 0 {
 			break
