@@ -77,14 +77,20 @@ func NewReaper() *Reaper {
 	return &Reaper{procs: map[int]*process{}, early: map[int]syscall.WaitStatus{}, changed: make(chan struct{}, 1)}
 }
 
-// Collect reaps all children that have ended, and tells whether there are others.
-func (r *Reaper) Collect() (children bool) {
-	defer func() {
-		select {
-		case r.changed <- struct{}{}:
-		default:
-		}
-	}()
+// Collect reaps all children that have ended, and lets Changed know.
+func (r *Reaper) Collect() {
+	r.Reap()
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Changed receives after a Collect.
+func (r *Reaper) Changed() <-chan struct{} { return r.changed }
+
+// Reap reaps all children that have ended, and tells whether there are others.
+func (r *Reaper) Reap() (others bool) {
 	for {
 		r.mu.Lock()
 		var status syscall.WaitStatus
@@ -111,9 +117,6 @@ func (r *Reaper) reaped(pid int, status syscall.WaitStatus) {
 		r.early[pid] = status
 	}
 }
-
-// Changed receives after a Collect.
-func (r *Reaper) Changed() <-chan struct{} { return r.changed }
 
 func (r *Reaper) start(path string, argv []string, attr *os.ProcAttr) (*process, error) {
 	r.startMu.Lock()
