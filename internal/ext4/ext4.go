@@ -50,7 +50,7 @@ const (
 // Defaults and fixed limits.
 const (
 	defaultMaxBytes   = 64 << 30
-	defaultMaxEntries = 2 << 20
+	defaultMaxEntries = 1 << 20
 	bytesPerInode     = 16384
 	maxInodesPerGroup = 8 * blockSize
 	minGroupBlocks    = 64 // a last group shorter than its metadata plus this is dropped or padded
@@ -80,7 +80,7 @@ type Options struct {
 	// file sizes of all layers, holes included. Zero: Size, or 64 GiB without one.
 	MaxBytes int64
 	// MaxEntries limits the number of names in the tree, and with it memory
-	// (about 200 bytes each). Zero: 2 Mi.
+	// (about 200 bytes each). Zero: 1 Mi.
 	MaxEntries int
 }
 

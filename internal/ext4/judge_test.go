@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"banger/internal/ext4"
@@ -441,16 +444,15 @@ func TestGrowOffline(t *testing.T) {
 	fsck(t, image)
 }
 
-// TestRealImage judges the layers of the layout that BANGER_TEST_LAYERS names:
-// a list of uncompressed tar files, separated by colons, bottom first.
-func TestRealLayers(t *testing.T) {
-	list := os.Getenv("BANGER_TEST_LAYERS")
-	if list == "" {
-		t.Skip("BANGER_TEST_LAYERS names no tar files")
+// TestRealImage judges the image in the layout that BANGER_TEST_OCI names.
+func TestRealImage(t *testing.T) {
+	layout := os.Getenv("BANGER_TEST_OCI")
+	if layout == "" {
+		t.Skip("BANGER_TEST_OCI names no OCI layout; make image builds one")
 	}
 	needMount(t)
 	needTool(t, "e2fsck")
-	files := strings.Split(list, ":")
+	files := unpackLayers(t, layout)
 	path := filepath.Join(t.TempDir(), "image.ext4")
 	f, err := os.Create(path)
 	if err != nil {
@@ -472,12 +474,66 @@ func TestRealLayers(t *testing.T) {
 		}
 		r.Close()
 	}
-	if _, err := w.Finish(); err != nil {
+	st, err := w.Finish()
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("%+v", st)
 	fsck(t, path)
 	root := reference(t, files...)
 	dir, umount := mount(t, path, "ro,noload")
 	compare(t, manifest(t, root), manifest(t, dir))
 	umount()
+}
+
+// unpackLayers decompresses the layers of a layout's first image into files.
+func unpackLayers(t *testing.T, layout string) []string {
+	t.Helper()
+	type desc struct{ Digest, MediaType string }
+	blob := func(d desc) string {
+		return filepath.Join(layout, "blobs", "sha256", strings.TrimPrefix(d.Digest, "sha256:"))
+	}
+	read := func(p string, v any) {
+		data, err := os.ReadFile(p)
+		if err == nil {
+			err = json.Unmarshal(data, v)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var index struct{ Manifests []desc }
+	var man struct{ Layers []desc }
+	read(filepath.Join(layout, "index.json"), &index)
+	read(blob(index.Manifests[0]), &man)
+	var files []string
+	for i, l := range man.Layers {
+		in, err := os.Open(blob(l))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		var r io.Reader = in
+		if strings.HasSuffix(l.MediaType, "zstd") {
+			r, err = zstd.NewReader(in)
+		} else if strings.HasSuffix(l.MediaType, "gzip") {
+			r, err = gzip.NewReader(in)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(t.TempDir(), fmt.Sprint(i, ".tar"))
+		out, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(out, r); err != nil {
+			t.Fatal(err)
+		}
+		if err := out.Close(); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, name)
+	}
+	return files
 }
