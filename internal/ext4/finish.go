@@ -25,10 +25,9 @@ func (w *Writer) Finish() (Stats, error) {
 }
 
 func (w *Writer) finish() error {
-	if err := w.chooseXattrs(); err != nil {
+	if err := w.number(); err != nil {
 		return err
 	}
-	w.number()
 	for _, n := range w.inodes {
 		if n != nil && n.isDir() {
 			if err := w.writeDir(n); err != nil {
@@ -81,7 +80,7 @@ func (w *Writer) finish() error {
 
 // number gives every inode its number: depth first, a directory's names in
 // order, so that what lies together is read together.
-func (w *Writer) number() {
+func (w *Writer) number() error {
 	w.inodes = make([]*node, firstFreeInode, firstFreeInode+w.tree.entries)
 	w.take(w.tree.root, rootInode)
 	lf := w.tree.root.dir.names[lostFound].node
@@ -90,9 +89,13 @@ func (w *Writer) number() {
 		w.take(w.journal, journalInode)
 	}
 	w.numberBelow(w.tree.root)
+	if err := w.chooseXattrs(); err != nil {
+		return err
+	}
 	for _, e := range w.xattr.big {
 		w.takeNext(e.node)
 	}
+	return nil
 }
 
 func (w *Writer) numberBelow(d *node) {

@@ -65,11 +65,15 @@ type xattrTable struct {
 func (w *Writer) readXattrs(n *node, records map[string]string) (*xattrSet, error) {
 	var attrs []xattr
 	list := 0
-	for k, v := range records {
-		full, ok := strings.CutPrefix(k, xattrPAXPrefix)
-		if !ok {
-			continue
+	var keys []string
+	for k := range records {
+		if strings.HasPrefix(k, xattrPAXPrefix) {
+			keys = append(keys, k)
 		}
+	}
+	slices.Sort(keys) // of several faults, always the same is told
+	for _, k := range keys {
+		full, v := k[len(xattrPAXPrefix):], records[k]
 		x, ok := splitXattr(full)
 		if !ok || x.index == 1 && n.mode&modeType != modeRegular && !n.isDir() {
 			w.stats.SkippedXattrs++
