@@ -187,10 +187,13 @@ func (x *xattr) size() int {
 	return x.entrySize() + round4(len(x.value))
 }
 
-// choose decides for every set what goes into the inode, what into a block and
-// which values get inodes of their own. It runs before inodes are numbered.
+// chooseXattrs decides for every set that an inode has what goes into the inode,
+// what into a block and which values get inodes of their own.
 func (w *Writer) chooseXattrs() error {
 	for _, s := range w.xattr.order {
+		if s.users == 0 {
+			continue // its files are gone
+		}
 		if err := w.chooseXattr(s); err != nil {
 			return err
 		}
@@ -198,6 +201,7 @@ func (w *Writer) chooseXattrs() error {
 	return nil
 }
 
+// chooseXattr is chooseXattrs for one set.
 func (w *Writer) chooseXattr(s *xattrSet) error {
 	inner, outer := xattrInodeRoom-xattrEnd, xattrBlockRoom-xattrEnd
 	var in []xattr
