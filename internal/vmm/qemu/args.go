@@ -26,8 +26,9 @@ func (d *driver) args(spec vmm.Spec) ([]string, error) {
 	args := []string{
 		// microvm has no firmware to speak of, no PCI and no legacy but what is asked for.
 		// Without ACPI its devices are named on the kernel's command line; with it, it
-		// hangs under emulation. The RTC's interrupt clashes with a virtio device's.
-		"-M", "microvm,acpi=off,isa-serial=on,rtc=off,dump-guest-core=off",
+		// hangs under emulation. Without the RTC the kernel waits a whole second for one to
+		// answer (1.0 of 1.3 billion instructions to init, measured).
+		"-M", "microvm,acpi=off,isa-serial=on,rtc=on,dump-guest-core=off",
 		"-accel", d.accelerator(),
 		"-cpu", d.cpu(),
 		"-smp", strconv.Itoa(spec.CPUs),
@@ -87,9 +88,10 @@ func (d *driver) cpu() string {
 }
 
 // commandLine is the kernel's. reboot=t resets by a triple fault, which ends QEMU;
-// panic=-1 does so at once after a panic, whose text is printed despite quiet.
+// panic=-1 does so at once after a panic, whose text is printed despite quiet;
+// acpi=off keeps it from complaining on the console that there is none.
 func (d *driver) commandLine(cpus int) string {
-	line := []string{"console=ttyS0", "reboot=t", "panic=-1", "quiet"}
+	line := []string{"console=ttyS0", "reboot=t", "panic=-1", "quiet", "acpi=off"}
 	if !d.kvm {
 		// Emulation: skip timer calibrations that spin for guest time.
 		line = append(line, "nolapic_timer", "lpj=1000000", "no_timer_check")

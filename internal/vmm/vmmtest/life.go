@@ -35,7 +35,7 @@ func testProbe(t *testing.T, c Config) {
 }
 
 func testGuestSpeaksAndAnswers(t *testing.T, c Config) {
-	m := c.boot(t, nil)
+	m := c.boot(t, func(spec *vmm.Spec) { spec.CPUs = 2 })
 	m.echo()
 	var all sync.WaitGroup
 	for range 20 {

@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux && amd64
 
 // Command testinit is the init of the VMM conformance suite's real guests.
 package main
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -14,7 +15,8 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "reset" { // a bare boot, to be timed
+	if len(os.Args) > 1 && os.Args[1] == "reset" { // a bare boot, to be timed or counted
+		fmt.Println("testinit: tsc", tsc(), "cpus", runtime.NumCPU())
 		reset()
 	}
 	if err := run(); err != nil {
