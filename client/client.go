@@ -34,8 +34,6 @@ type Options struct {
 	// differs.
 	Version   string
 	OnVersion func(daemon string)
-	// OnStart is called when a daemon is about to be started.
-	OnStart func()
 }
 
 // Client talks to one daemon. Its methods may be called from several goroutines.

@@ -179,6 +179,7 @@ func TestNamesAreEscaped(t *testing.T) {
 func starting(t *testing.T, dir, mode string) *client.Client {
 	t.Helper()
 	t.Setenv(clienttest.ModeEnv, mode)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // in the daemon
 	c, err := client.New(client.Options{StateDir: dir, Daemon: os.Args[0]})
 	if err != nil {
 		t.Fatal(err)
@@ -282,6 +283,34 @@ func TestStopWaitsUntilItIsGone(t *testing.T) {
 	if err := c.Stop(t.Context()); !client.NotRunning(err) {
 		t.Errorf("a second stop: %v", err)
 	}
+}
+
+// A daemon that is told to stop by somebody else and takes its time must not keep a
+// command from getting the next one.
+func TestStartWhileTheLastOneEnds(t *testing.T) {
+	dir := t.TempDir()
+	c := starting(t, dir, "lingers")
+	if _, err := c.VMs(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var stopping sync.WaitGroup
+	stopping.Go(func() {
+		if err := c.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	for {
+		conn, err := unixsock.Dial(t.Context(), filepath.Join(dir, paths.SocketName))
+		if err != nil {
+			break
+		}
+		_ = conn.Close()
+		time.Sleep(5 * time.Millisecond)
+	}
+	if _, err := c.VMs(t.Context()); err != nil {
+		t.Error(err)
+	}
+	stopping.Wait()
 }
 
 func TestNoStart(t *testing.T) {

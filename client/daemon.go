@@ -18,15 +18,21 @@ import (
 
 	"banger/api"
 	"banger/internal/errs"
+	"banger/internal/procid"
 	"banger/internal/unixsock"
 )
 
 const (
 	// busyWait is how long a daemon that somebody else is starting may take.
 	busyWait = 10 * time.Second
-	poll     = 20 * time.Millisecond
+	// restart is how often another start is tried meanwhile.
+	restart = 500 * time.Millisecond
+	poll    = 20 * time.Millisecond
 	// readyFD is the pipe on which a started daemon says how it went.
 	readyFD = "BANGER_READY_FD=3"
+
+	ready = "ready" // it listens
+	busy  = "busy"  // another one has the state directory
 )
 
 // dial connects to the daemon, starting it when nobody listens.
@@ -40,17 +46,29 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	if conn, err := c.dialRunning(ctx); err == nil {
 		return conn, nil
 	}
-	wait, err := c.start(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("start the daemon: %w", err)
-	}
-	for deadline := time.Now().Add(wait); ; {
-		conn, err := c.dialRunning(ctx)
+	for deadline := time.Now().Add(busyWait); ; {
+		word, err := c.start(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("start the daemon: %w", err)
+		}
+		conn, err := c.dialSoon(ctx)
 		if err == nil || !errs.Is(err, errs.Unavailable) {
 			return conn, err
 		}
-		if time.Now().After(deadline) {
+		// Whoever has the lock is about to listen, or about to end: then this one's
+		// place is free.
+		if word == ready || time.Now().After(deadline) {
 			return nil, errs.Hint(err, "see %s", c.dirs.DaemonLog())
+		}
+	}
+}
+
+// dialSoon connects to a daemon that is there or about to be.
+func (c *Client) dialSoon(ctx context.Context) (net.Conn, error) {
+	for deadline := time.Now().Add(restart); ; {
+		conn, err := c.dialRunning(ctx)
+		if err == nil || !errs.Is(err, errs.Unavailable) || time.Now().After(deadline) {
+			return conn, err
 		}
 		select {
 		case <-time.After(poll):
@@ -93,27 +111,23 @@ func (c *Client) daemonFile() (api.DaemonFile, error) {
 	return file, nil
 }
 
-// start runs bangerd and waits for its word. The answer is how long to go on dialling:
-// a daemon that is ready listens, one that somebody else starts needs a while.
-func (c *Client) start(ctx context.Context) (time.Duration, error) {
+// start runs bangerd and waits for its word, ready or busy.
+func (c *Client) start(ctx context.Context) (string, error) {
 	program, err := c.program()
 	if err != nil {
-		return 0, err
-	}
-	if c.opts.OnStart != nil {
-		c.opts.OnStart()
+		return "", err
 	}
 	if err := c.seam.MkdirAll(ctx, "client.state.make", c.dirs.State, 0o700); err != nil {
-		return 0, err
+		return "", err
 	}
 	log, err := c.seam.OpenFile(ctx, "client.log.open", c.dirs.DaemonLog(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	defer log.Close()
 	r, w, err := os.Pipe()
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	defer r.Close()
 	cmd := exec.Command(program, "serve") //nolint:noctx // it outlives this process
@@ -127,33 +141,33 @@ func (c *Client) start(ctx context.Context) (time.Duration, error) {
 	logged := size(log)
 	err = errors.Join(c.seam.Start(ctx, "client.daemon.start", cmd), w.Close())
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	return c.verdict(ctx, cmd, r, logged)
 }
 
 // verdict reads the one line that a starting daemon writes.
-func (c *Client) verdict(ctx context.Context, cmd *exec.Cmd, r *os.File, logged int64) (time.Duration, error) {
+func (c *Client) verdict(ctx context.Context, cmd *exec.Cmd, r *os.File, logged int64) (string, error) {
 	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
 	defer stop()
 	line, err := bufio.NewReader(io.LimitReader(r, 1<<20)).ReadString('\n')
 	if ctx.Err() != nil {
 		go func() { _ = cmd.Wait() }() // it goes on starting; only its zombie is ours
-		return 0, context.Cause(ctx)
+		return "", context.Cause(ctx)
 	}
 	word, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 	switch {
-	case err == nil && word == "ready":
+	case err == nil && word == ready:
 		go func() { _ = cmd.Wait() }()
-		return time.Second, nil
-	case err == nil && word == "busy":
+		return ready, nil
+	case err == nil && word == busy:
 		_ = cmd.Wait()
-		return busyWait, nil
+		return busy, nil
 	case err == nil && word == "error":
 		_ = cmd.Wait()
 		var wire api.Error
 		if json.Unmarshal([]byte(rest), &wire) == nil && wire.Message != "" {
-			return 0, fromWire(wire)
+			return "", fromWire(wire)
 		}
 	}
 	how := "it said nothing it should"
@@ -168,7 +182,7 @@ func (c *Client) verdict(ctx context.Context, cmd *exec.Cmd, r *os.File, logged 
 	if tail := c.logTail(logged); tail != "" {
 		how += "; its last words:\n" + tail
 	}
-	return 0, errs.Hint(errs.New(errs.Unavailable, "%s: %s", cmd.Path, how), "see %s", c.dirs.DaemonLog())
+	return "", errs.Hint(errs.New(errs.Unavailable, "%s: %s", cmd.Path, how), "see %s", c.dirs.DaemonLog())
 }
 
 // program finds bangerd.
@@ -235,19 +249,13 @@ func (c *Client) Stop(ctx context.Context) error {
 		return err
 	}
 	c.Close()
-	for {
-		if is, err := c.daemonFile(); err != nil || is.PID != was.PID || is.StartTime != was.StartTime {
-			return nil
-		}
-		conn, err := c.dialRunning(ctx)
-		if err != nil {
-			return nil
-		}
-		_ = conn.Close()
+	process := procid.ID{PID: was.PID, StartTime: was.StartTime, BootID: was.BootID}
+	for process.Alive() {
 		select {
 		case <-time.After(poll):
 		case <-ctx.Done():
 			return fmt.Errorf("stop the daemon: %w", context.Cause(ctx))
 		}
 	}
+	return nil
 }

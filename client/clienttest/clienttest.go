@@ -19,6 +19,7 @@ import (
 	"banger/api"
 	"banger/internal/guestproto"
 	"banger/internal/paths"
+	"banger/internal/procid"
 	"banger/internal/unixsock"
 )
 
@@ -62,8 +63,12 @@ func Start(t testing.TB) *Daemon {
 
 // WriteDaemonFile says in the state directory dir that a daemon listens at socket.
 func WriteDaemonFile(dir, socket string) error {
+	self, err := procid.Self()
+	if err != nil {
+		return err
+	}
 	raw, err := json.Marshal(api.DaemonFile{
-		Socket: socket, PID: os.Getpid(), StartedAt: time.Now(), Version: Version, StartTime: uint64(time.Now().UnixNano()),
+		Socket: socket, PID: self.PID, StartTime: self.StartTime, BootID: self.BootID, StartedAt: time.Now(), Version: Version,
 	})
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ const ModeEnv = "CLIENTTEST_DAEMON"
 // ServeIfAsked is bangerd when the test binary was started as such, and then does not
 // return. Call it first in TestMain. The modes are: ok; slow, which listens late; die,
 // which logs and ends; refuse, which reports an error; silent, which says nothing and
-// ends well; nonsense.
+// ends well; nonsense; lingers, which takes its time to end.
 func ServeIfAsked() {
 	mode := os.Getenv(ModeEnv)
 	if mode == "" || len(os.Args) != 2 || os.Args[1] != "serve" {
@@ -93,6 +93,10 @@ func serve(dir, mode string, say func(string)) {
 	say("ready")
 	select {
 	case <-stop:
+		if mode == "lingers" { // it listens no more, but has not given the state directory back
+			_ = l.Close()
+			time.Sleep(time.Second)
+		}
 	case <-time.After(time.Minute):
 	}
 }
