@@ -55,6 +55,7 @@ const (
 	maxInodesPerGroup = 8 * blockSize
 	minGroupBlocks    = 64 // a last group shorter than its metadata plus this is dropped or padded
 	minSize           = 1 << 20
+	maxSize           = 16 << 40
 	metaBytesPerEntry = 128 // budget of names, link targets and xattrs, times MaxEntries
 )
 
@@ -63,7 +64,8 @@ const NoJournal = -1
 
 // Options says what filesystem to write. The zero value is usable.
 type Options struct {
-	// Size is the size of the image in bytes, rounded down to whole blocks.
+	// Size is the size of the image in bytes, 1 MiB to 16 TiB, rounded down to
+	// whole blocks.
 	// Zero (not for Empty): just as large as the content needs.
 	Size int64
 	// Label is the volume name, at most 16 bytes.
@@ -174,8 +176,8 @@ func (o *Options) fill() error {
 	if o.Size < 0 || o.MaxBytes < 0 || o.MaxEntries < 0 {
 		return errs.New(errs.InvalidData, "make filesystem: negative size or limit")
 	}
-	if o.Size > 0 && o.Size < minSize {
-		return errs.New(errs.InvalidData, "make filesystem: size %d is under the minimum of %d", o.Size, minSize)
+	if o.Size > 0 && o.Size < minSize || o.Size > maxSize || o.MaxBytes > maxSize {
+		return errs.New(errs.InvalidData, "make filesystem: a size of %d bytes is outside %d to %d", max(o.Size, o.MaxBytes), minSize, int64(maxSize))
 	}
 	if len(o.Label) > 16 {
 		return errs.New(errs.InvalidData, "make filesystem: label %q is over 16 bytes", o.Label)

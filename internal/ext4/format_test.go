@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -278,4 +280,47 @@ func TestPathsStayInside(t *testing.T) {
 		}
 	}
 	umount()
+}
+
+// TestBackups destroys the first superblock and descriptors: the copies carry on.
+func TestBackups(t *testing.T) {
+	needTool(t, "e2fsck")
+	image, _ := mustBuild(t, ext4.Options{Size: 9 << 30, Journal: ext4.NoJournal}, layer(t, corpus()[0]...))
+	for _, copyAt := range []int{32768, 3 * 32768, 49 * 32768} {
+		f, err := os.OpenFile(image, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(make([]byte, 8192), 0); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		out, err := exec.Command("e2fsck", "-fy", "-b", fmt.Sprint(copyAt), "-B", "4096", image).CombinedOutput()
+		var exit *exec.ExitError
+		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 1) {
+			t.Fatalf("copy at %d: %v\n%s", copyAt, err, out)
+		}
+		for _, lost := range []string{"nattached", "lost+found", "onflict", "llegal"} {
+			if bytes.Contains(out, []byte(lost)) {
+				t.Errorf("copy at %d: content was lost\n%s", copyAt, out)
+			}
+		}
+		fsck(t, image)
+	}
+}
+
+// TestNothingLeftToInitialise: the kernel's lazy initialisation writes zeros to
+// every inode table that is not marked as zeroed, and fills a sparse disk with them.
+func TestNothingLeftToInitialise(t *testing.T) {
+	needTool(t, "dumpe2fs")
+	out := command(t, "dumpe2fs", emptyImage(t, 20<<30))
+	groups, zeroed := strings.Count(out, ": (Blocks "), strings.Count(out, "ITABLE_ZEROED")
+	if groups != 160 || zeroed != groups {
+		t.Errorf("%d groups, %d with a zeroed inode table", groups, zeroed)
+	}
+	for _, want := range []string{"metadata_csum", "64bit", "flex_bg", "sparse_super", "meta_bg", "has_journal", "dir_index", "Checksum type:            crc32c"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %s", want)
+		}
+	}
 }

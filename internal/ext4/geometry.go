@@ -142,4 +142,10 @@ func (a *allocator) takeAll(n uint64) ([]span, error) {
 }
 
 // give takes a run back.
-func (a *allocator) give(s span) { a.freed = append(a.freed, s) }
+func (a *allocator) give(s span) {
+	if n := len(a.freed); n > 0 && a.freed[n-1].start+a.freed[n-1].len == s.start {
+		a.freed[n-1].len += s.len
+		return
+	}
+	a.freed = append(a.freed, s)
+}

@@ -407,6 +407,7 @@ func (g *generated) Read(p []byte) (int, error) {
 
 // TestStreamFails tells the stream's own failure and the caller's cancel from bad data.
 func TestStreamFails(t *testing.T) {
+	before := runtime.NumGoroutine()
 	l := layer(t, file("a", strings.Repeat("x", 1<<20)))
 	broken := errs.New(errs.Unavailable, "the line is cut")
 	open := func() *ext4.Writer {
@@ -434,11 +435,58 @@ func TestStreamFails(t *testing.T) {
 		w.Close()
 		w.Close()
 	}
+	for range 100 { // the goroutine that writes ends with Close
+		if runtime.NumGoroutine() <= before {
+			break
+		}
+		runtime.Gosched()
+	}
+	if n := runtime.NumGoroutine(); n > before {
+		t.Errorf("%d goroutines, %d before", n, before)
+	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errs.New(errs.Cancelled, "the caller left"))
 	w := open()
 	if err := w.ApplyLayer(ctx, bytes.NewReader(l)); !errs.Is(err, errs.Cancelled) || !strings.Contains(err.Error(), "the caller left") {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// TestHostDiskIsFull writes onto a file system that has no room left.
+func TestHostDiskIsFull(t *testing.T) {
+	needMount(t)
+	dir := t.TempDir()
+	command(t, "mount", "-t", "tmpfs", "-o", "size=4m", "none", dir)
+	t.Cleanup(func() { command(t, "umount", dir) })
+	for _, n := range []int{1, 30} { // met while writing data, met while writing metadata
+		f, err := os.Create(filepath.Join(dir, "image"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := ext4.New(f, ext4.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ents []ent
+		for i := range n {
+			e := file(fmt.Sprint("f", i), strings.Repeat("x", 9<<20/n))
+			if n > 1 {
+				e.data = e.data[:4<<20/n-8000]
+			}
+			ents = append(ents, e)
+		}
+		for i := range 2000 {
+			ents = append(ents, ent{tar.Header{Name: fmt.Sprint("d", i), Typeflag: tar.TypeDir, Mode: 0o755}, ""})
+		}
+		err = w.ApplyLayer(t.Context(), bytes.NewReader(layer(t, ents...)))
+		if err == nil {
+			_, err = w.Finish()
+		}
+		if !errs.Is(err, errs.Exhausted) {
+			t.Errorf("class %v: %v", errs.ClassOf(err), err)
+		}
+		w.Close()
+		f.Close()
 	}
 }
 

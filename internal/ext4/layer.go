@@ -39,7 +39,7 @@ func (w *Writer) ApplyLayer(ctx context.Context, tarStream io.Reader) error {
 	}
 	w.layer++
 	if err := w.applyLayer(ctx, tarStream); err != nil {
-		return w.fail(fmt.Errorf("layer %d: %w", w.layer, err))
+		return w.fail(err)
 	}
 	return nil
 }
