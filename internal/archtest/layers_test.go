@@ -50,7 +50,7 @@ var layers = []layer{
 		name: "resource",
 		packages: []string{
 			"disk/overlay", "disk/disktest", "guest", "image", "kernelcat", "sandbox",
-			"vmm/fake", "vmm/qemu", "vmm/vmmtest", "vmm/vmmtest/testinit",
+			"vmm/qemu", "vmm/vmmtest", "vmm/vmmtest/testinit",
 		},
 		may: []string{"base", "mechanism", "contract"},
 	},
@@ -88,6 +88,11 @@ var layers = []layer{
 		name:     "agent", // runs in the guest
 		packages: []string{"agent/..."},
 		may:      []string{"base", "guestproto", "agent"},
+	},
+	{
+		name:     "fake", // a VMM without a guest, for tests: the agent runs in its process
+		packages: []string{"vmm/fake"},
+		may:      []string{"base", "mechanism", "contract", "agent"},
 	},
 	{
 		name:     "banger",
