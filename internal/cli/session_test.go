@@ -169,8 +169,8 @@ func TestCommandsThatDoNotStart(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		{guestproto.Exit{Code: 127, Error: "no such command"}, 127, "banger: run \"x\": no such command\n"},
-		{guestproto.Exit{Code: 126, Error: "not executable"}, 126, "banger: run \"x\": not executable\n"},
+		{guestproto.Exit{Code: 127, Error: "x: command not found"}, 127, "banger: run x: command not found\n"},
+		{guestproto.Exit{Code: 126, Error: "x: permission denied"}, 126, "banger: run x: permission denied\n"},
 		{guestproto.Exit{Code: 125, Error: "no such user"}, 125, "banger: the guest refused the command: no such user\n"},
 		{guestproto.Exit{Code: 125}, 125, ""},
 		{guestproto.Exit{Code: 137, Signal: 9, OOM: true}, 137, "banger: the guest ran out of memory and ended the command; more: --memory\n"},

@@ -93,7 +93,7 @@ func runExec(ctx context.Context, o *ExecOptions) error {
 		return explain(ctx, c, api.VM{ID: o.Name, Name: o.Name}, err)
 	}
 	if !o.JSON {
-		return out.report(o.App, o.Exec.Argv)
+		return out.report(o.App)
 	}
 	r.span("command", out.begin)
 	r.end(out)

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"encoding/base64"
-	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -104,5 +103,3 @@ func newResult(vm api.VM, trace []api.Span) *result {
 func (r *result) span(name string, from time.Time) {
 	r.Trace = append(r.Trace, api.Span{Name: name, StartNS: from.Sub(r.origin).Nanoseconds(), DurationNS: time.Since(from).Nanoseconds()})
 }
-
-func quoted(s string) string { return strconv.Quote(s) }

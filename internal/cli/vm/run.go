@@ -134,7 +134,7 @@ func runRun(ctx context.Context, o *RunOptions) error {
 		return err
 	}
 	r.end(out)
-	return o.finish(r, func() error { return out.report(o.App, o.Exec.Argv) })
+	return o.finish(r, func() error { return out.report(o.App) })
 }
 
 // finish prints what run answers, and gives the command's code.
@@ -210,13 +210,9 @@ func explain(ctx context.Context, c *client.Client, vm api.VM, err error) error 
 }
 
 // report says what a person must know about the end, and gives the code.
-func (out outcome) report(a *app.App, argv []string) error {
+func (out outcome) report(a *app.App) error {
 	if out.text != "" {
-		what := "the image's own command"
-		if len(argv) > 0 {
-			what = quoted(argv[0])
-		}
-		a.IO.WriteError(errs.New(errs.NotFound, "run %s: %s", what, out.text))
+		a.IO.WriteError(errs.New(errs.NotFound, "run %s", out.text))
 	}
 	if out.oom {
 		a.IO.Warn("banger: the guest ran out of memory and ended the command; more: --memory")
