@@ -7,13 +7,20 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/errs"
 )
 
 // Interrupted is the cause of a context that a signal cancelled.
 type Interrupted struct{ Signal os.Signal }
 
-func (e *Interrupted) Error() string { return "interrupted by " + e.Signal.String() }
+func (e *Interrupted) Error() string {
+	if n, ok := e.Signal.(syscall.Signal); ok && n != syscall.SIGINT {
+		return "interrupted by " + unix.SignalName(n)
+	}
+	return "interrupted"
+}
 
 // Interrupts hands the process's signals to whoever cares. Without anybody, the first
 // one cancels the context and the second ends the process: work that does not stop must
