@@ -19,7 +19,6 @@ const (
 	xattrBlockRoom  = blockSize - 32                  // after the header
 	xattrEnd        = 4                               // zero word that ends the entries
 	xattrMaxValue   = 64 << 10                        // XATTR_SIZE_MAX
-	xattrMaxList    = 64 << 10                        // XATTR_LIST_MAX
 	xattrMaxRefs    = 1024                            // EXT4_XATTR_REFCOUNT_MAX
 	xattrPAXPrefix  = "SCHILY.xattr."
 	xattrACLDefault = "system.posix_acl_default"
@@ -64,7 +63,7 @@ type xattrTable struct {
 // Linux would refuse on this inode are left out and counted.
 func (w *Writer) readXattrs(n *node, records map[string]string) (*xattrSet, error) {
 	var attrs []xattr
-	list := 0
+	entries := 0 // bytes
 	var keys []string
 	for k := range records {
 		if strings.HasPrefix(k, xattrPAXPrefix) {
@@ -88,8 +87,8 @@ func (w *Writer) readXattrs(n *node, records map[string]string) (*xattrSet, erro
 				return nil, errs.New(errs.InvalidData, "attribute %q: %w", full, err)
 			}
 		}
-		if list += len(full) + 1; list > xattrMaxList {
-			return nil, errs.New(errs.InvalidData, "the names of its attributes are over %d bytes", xattrMaxList)
+		if entries += x.entrySize(); entries > xattrInodeRoom+xattrBlockRoom-2*xattrEnd {
+			return nil, errs.New(errs.InvalidData, "its attributes fit into no block, whatever their values")
 		}
 		attrs = append(attrs, x)
 	}
