@@ -296,7 +296,7 @@ func corpus() [][]ent {
 		file("lib/via-link", "through a symlink"),
 		link("etc/su-link", "bin/su"), link("bin/link-of-link", "etc/su-link"), link("sym-hard", "l60"),
 		device("dev/null", tar.TypeChar, 1, 3), device("dev/sda", tar.TypeBlock, 8, 0), device("dev/big", tar.TypeBlock, 259, 100000),
-		device("dev/max", tar.TypeChar, 4095, 1048575), ent{tar.Header{Name: "dev/fifo", Typeflag: tar.TypeFifo, Mode: 0o622}, ""},
+		device("dev/max", tar.TypeChar, 4095, 1048575), {tar.Header{Name: "dev/fifo", Typeflag: tar.TypeFifo, Mode: 0o622}, ""},
 		file("etc/"+long, "255"), file("etc/üñí-日本\x01\n\t ", "utf-8"), file(strings.Repeat("d/", 60)+"deep", "deep"),
 		attrs(file("etc/cap", "cap"), "security.capability", capability),
 		attrs(file("etc/user", "x"), "user.a", "1", "user.empty", "", "user.bin", "\x00\x01\x02", "trusted.t", "v"),

@@ -49,7 +49,7 @@ func (w *Writer) applyLayer(ctx context.Context, r io.Reader) error {
 	tr := tar.NewReader(in)
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) && in.err == nil {
 			_, err = io.Copy(io.Discard, in) // what follows is padding; its digest may matter to the caller
 			return err
 		}

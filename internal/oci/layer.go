@@ -68,7 +68,7 @@ func (i *Image) OpenLayer(ctx context.Context, n int) (io.ReadCloser, error) {
 	if err := r.decompress(kind); err != nil {
 		return nil, errors.Join(r.explain(err), r.Close())
 	}
-	r.tar = newVerifier(r.plain, l.DiffID, -1, maxLayerBytes)
+	r.tar = newVerifier(&whole{r.plain, r.blob}, l.DiffID, -1, maxLayerBytes)
 	return r, nil
 }
 
@@ -111,7 +111,7 @@ func (r *layerReader) Read(p []byte) (int, error) {
 		return 0, context.Cause(r.ctx)
 	}
 	n, err := r.tar.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = r.explain(err)
 	}
 	return n, err
@@ -141,6 +141,27 @@ func (r *layerReader) Close() error {
 	err := r.f.Close()
 	r.f = nil
 	return err
+}
+
+// whole is the decompressed stream; it ends only where the blob ends too, so that
+// the blob's digest has been checked by then.
+type whole struct {
+	plain io.Reader
+	blob  io.Reader
+}
+
+func (w *whole) Read(p []byte) (int, error) {
+	n, err := w.plain.Read(p)
+	if !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	var b [1]byte
+	if _, rest := w.blob.Read(b[:]); rest == nil {
+		err = errs.New(errs.InvalidData, "data follows the compressed stream")
+	} else if !errors.Is(rest, io.EOF) {
+		err = rest
+	}
+	return n, err
 }
 
 // interruptible stops a stream when its context ends.

@@ -406,6 +406,9 @@ func TestHostile(t *testing.T) {
 		{"zstd of nothing", blobAs(typeZstd, nil), errs.InvalidData},
 		{"zstd with a window of 2 GiB", blobAs(typeZstd, huge), errs.InvalidData},
 		{"gzip cut", blobAs(typeGzip, zipped[:len(zipped)/2]), errs.InvalidData},
+		{"gzip without its trailer", blobAs(typeGzip, zipped[:len(zipped)-8]), errs.InvalidData},
+		{"gzip with half a trailer", blobAs(typeGzip, zipped[:len(zipped)-3]), errs.InvalidData},
+		{"zstd without its last byte", blobAs(typeZstd, packed[:len(packed)-1]), errs.InvalidData},
 		{"gzip with junk behind", blobAs(typeGzip, append(bytes.Clone(zipped), "junk behind the member"...)), errs.InvalidData},
 		{"gzip of nothing", blobAs(typeGzip, nil), errs.InvalidData},
 		{"gzip with a wrong checksum", blobAs(typeGzip, func() []byte {

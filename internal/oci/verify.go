@@ -3,6 +3,7 @@ package oci
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -61,7 +62,7 @@ func newVerifier(r io.Reader, want string, size, limit int64) *verifier {
 		close(hashed)
 		got := <-sum
 		switch {
-		case err != io.EOF:
+		case !errors.Is(err, io.EOF):
 		case size >= 0 && total != size:
 			err = errs.New(errs.InvalidData, "%d bytes instead of %d", total, size)
 		case got != want:
@@ -94,9 +95,12 @@ func (v *verifier) pump(r io.Reader, limit int64, hashed chan<- *block) (int64, 
 				return total, io.ErrClosedPipe
 			}
 		}
-		n, err := io.ReadFull(r, b.b)
-		if err == io.ErrUnexpectedEOF {
-			err = io.EOF
+		var n int
+		var err error
+		for n < len(b.b) && err == nil { // io.ReadFull would hide a cut stream behind its own error
+			var k int
+			k, err = r.Read(b.b[n:])
+			n += k
 		}
 		if total += int64(n); total > limit {
 			return total, errs.New(errs.InvalidData, "the stream is over %d bytes", limit)
