@@ -1,19 +1,17 @@
 package fake
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/agent"
 	"banger/internal/vmm/monitor"
 	"banger/internal/vmm/vmmtest/guest"
 )
@@ -24,14 +22,13 @@ type machine struct {
 	initrd string
 	disks  []guest.Disk
 	plan   plan
-	start  time.Time
 }
 
 // Main is the fake VMM. args are those after Verb; the result is the exit code.
 func Main(args []string) int {
 	// As QEMU is started: nothing from a terminal reaches it, and its console may go away.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGINT, syscall.SIGHUP)
-	m := machine{start: time.Now()}
+	var m machine
 	if err := m.load(args); err != nil {
 		fmt.Fprintln(os.Stderr, "fakevmm:", err)
 		return 1
@@ -40,12 +37,19 @@ func Main(args []string) int {
 		fmt.Fprintf(os.Stderr, "fakevmm: exits with %d, as planned\n", m.plan.exit)
 		return m.plan.exit
 	}
+	// The environment is empty, as QEMU's; the guest's commands need to be found.
+	if err := os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+		fmt.Fprintln(os.Stderr, "fakevmm:", err)
+		return 1
+	}
 	m.planEnd()
 	port := os.NewFile(monitor.ChannelFD, "agent")
 	if err := m.run(port); err != nil {
 		fmt.Fprintln(os.Stderr, "fakevmm:", err)
-		// The guest's end of the channel is broken; a machine goes on without an agent.
-		select {}
+		// The channel is broken; a machine goes on without its agent.
+		for {
+			time.Sleep(time.Hour)
+		}
 	}
 	return 0
 }
@@ -104,34 +108,32 @@ func (m *machine) planEnd() {
 		time.AfterFunc(d, reset)
 	}
 	if d := m.plan.crash; d > 0 {
-		time.AfterFunc(d, func() {
-			signal.Reset(syscall.SIGABRT)
-			_ = unix.Kill(os.Getpid(), unix.SIGABRT)
-		})
+		time.AfterFunc(d, func() { _ = unix.Kill(os.Getpid(), unix.SIGKILL) })
 	}
 }
 
 // reset is how a guest ends: the VMM exits with 0.
 func reset() { os.Exit(0) }
 
+// run is the guest; it returns nil when the guest has ended.
 func (m *machine) run(port *os.File) error {
-	fmt.Fprint(os.Stdout, "fakevmm: console\r\n")
-	if m.plan.console > 0 {
-		flood := bytes.NewReader([]byte(strings.Repeat("x", 79) + "\n"))
-		for left := m.plan.console; left > 0; left -= 80 {
-			_, _ = flood.Seek(0, io.SeekStart)
-			_, _ = io.CopyN(os.Stdout, flood, int64(min(left, 80)))
-		}
-	}
-	if m.plan.hang {
-		select {}
-	}
-	time.Sleep(m.plan.boot)
-	switch {
-	case m.plan.conformance:
+	if m.plan.conformance {
 		return guest.Guest{Port: port, Console: os.Stdout, Disks: m.disks, Reset: reset}.Serve()
-	case m.plan.bootFailed != "":
-		return failBoot(port, m.plan.bootFailed)
 	}
-	return m.serve(context.Background(), port)
+	ends := make(chan string, 1)
+	if m.plan.endVerb != "" {
+		time.AfterFunc(m.plan.endAfter, func() { ends <- m.plan.endVerb })
+	}
+	return agent.ServeHost(context.Background(), port, agent.HostOptions{
+		Console:      os.Stdout,
+		ConsoleText:  "fakevmm: console\r\n",
+		ConsoleFlood: m.plan.console,
+		HelloDelay:   m.plan.boot,
+		NeverHello:   m.plan.hang,
+		FailStage:    m.plan.bootFailed,
+		FailError:    "planned by the fake VMM",
+		DieAfter:     m.plan.die,
+		Deaf:         m.plan.deaf,
+		Ends:         ends,
+	})
 }

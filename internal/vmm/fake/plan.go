@@ -13,16 +13,21 @@ import (
 // Magic begins a kernel file that tells the fake VMM how its guest behaves, on the
 // first line: "#!fake KEY=VALUE …". Any ELF file is a kernel whose guest behaves well.
 //
-//	exit=N            the VMM does not start: it says so on its log and exits with N
-//	boot=DURATION     the guest takes that long to say hello
-//	hang              the guest says nothing, ever
-//	boot-failed=STAGE the guest reports that its boot failed there
-//	panic=DURATION    the guest's kernel panics that long after its start; exit status 0
-//	reset=DURATION    the machine resets without the agent's word that long after its start
-//	crash=DURATION    the VMM dies of SIGABRT that long after its start
-//	deaf              the guest ignores Shutdown
-//	console=BYTES     the guest floods its console with so many bytes first
-//	conformance       the guest is package vmmtest/guest
+//	exit=N              the VMM does not start: it says so on its log and exits with N
+//	boot=DURATION       the guest takes that long to say hello
+//	hang                the guest says nothing, ever
+//	boot-failed=STAGE   the guest reports that its boot failed there
+//	panic=DURATION      the guest's kernel panics that long after its start; exit status 0
+//	reset=DURATION      the machine resets without a word that long after its start
+//	crash=DURATION      the VMM dies of SIGKILL that long after its start
+//	die=DURATION        as reset, that long after the guest was ready
+//	end=VERB@DURATION   somebody in the guest ends it (poweroff, halt, reboot), that long
+//	                    after its start
+//	deaf                the guest hears Shutdown and does nothing
+//	console=BYTES       the guest floods its console with so many bytes first
+//	conformance         the guest is package vmmtest/guest
+//
+// Durations are Go's ("50ms").
 const Magic = "#!fake"
 
 type plan struct {
@@ -33,8 +38,11 @@ type plan struct {
 	panics      time.Duration
 	reset       time.Duration
 	crash       time.Duration
+	die         time.Duration
+	endVerb     string
+	endAfter    time.Duration
 	deaf        bool
-	console     int
+	console     int64
 	conformance bool
 }
 
@@ -84,10 +92,16 @@ func (p *plan) set(key, value string) (err error) {
 		p.reset, err = time.ParseDuration(value)
 	case "crash":
 		p.crash, err = time.ParseDuration(value)
+	case "die":
+		p.die, err = time.ParseDuration(value)
+	case "end":
+		verb, after, _ := strings.Cut(value, "@")
+		p.endVerb = verb
+		p.endAfter, err = time.ParseDuration(after)
 	case "deaf":
 		p.deaf = true
 	case "console":
-		p.console, err = strconv.Atoi(value)
+		p.console, err = strconv.ParseInt(value, 10, 64)
 	case "conformance":
 		p.conformance = true
 	default:

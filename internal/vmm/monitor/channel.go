@@ -24,8 +24,9 @@ const (
 	acceptLimit = 4
 	// writeTimeout is how long a frame may wait for the guest to take it before the
 	// connection's writer is given an error. A guest on an overloaded host may
-	// stand still for seconds.
-	writeTimeout = 30 * time.Second
+	// stand still for long, but a writer must not hang for as long as a dead guest's VMM
+	// lives: yamux honours no deadline while the socket below is full.
+	writeTimeout = time.Minute
 	// closeTimeout is how long a connection that we closed is remembered when the guest
 	// does not close it too.
 	closeTimeout = 30 * time.Second
@@ -185,13 +186,14 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close may be called again. The guest sees the end of the stream, as soon as it takes
-// anything; Close does not wait long for that.
+// Close may be called again. It ends a blocked Read at once, and a blocked Write no later
+// than writeTimeout. The guest sees the end of the stream when it next takes anything;
+// Close does not wait long for that.
 func (c *conn) Close() error {
 	if !c.closed.set() {
 		return nil
 	}
-	_ = c.SetDeadline(time.Unix(1, 0)) // ends blocked calls
+	_ = c.SetDeadline(time.Unix(1, 0)) // a time that has passed ends blocked calls
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
