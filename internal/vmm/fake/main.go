@@ -43,6 +43,11 @@ func Main(args []string) int {
 		return 1
 	}
 	m.planEnd()
+	// Only a non-blocking descriptor can be closed while it is being read.
+	if err := unix.SetNonblock(monitor.ChannelFD, true); err != nil {
+		fmt.Fprintln(os.Stderr, "fakevmm:", err)
+		return 1
+	}
 	port := os.NewFile(monitor.ChannelFD, "agent")
 	if err := m.run(port); err != nil {
 		fmt.Fprintln(os.Stderr, "fakevmm:", err)
