@@ -144,6 +144,37 @@ func TestCancelClosesTheConnection(t *testing.T) {
 	}
 }
 
+// A question that the daemon's end cut off is asked again, an order is not.
+func TestOnlyQuestionsAreRepeated(t *testing.T) {
+	d := clienttest.Start(t)
+	c := connect(t, d)
+	asked := func(method string) (n int) {
+		for _, r := range d.Requests() {
+			if strings.HasPrefix(r, method+" ") {
+				n++
+			}
+		}
+		return n
+	}
+	cutFirst := func(w http.ResponseWriter, r *http.Request) {
+		if asked(r.Method) == 1 {
+			if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
+				_ = conn.Close()
+			}
+			return
+		}
+		clienttest.JSON(w, 200, api.VM{Name: "a"})
+	}
+	d.Handle("GET /v1/vms/a/wait", cutFirst)
+	d.Handle("POST /v1/vms/a/stop", cutFirst)
+	if vm, err := c.WaitVM(t.Context(), "a", client.ForStopped, 0); err != nil || vm.Name != "a" || asked("GET") != 2 {
+		t.Errorf("wait: %+v, %v, asked %d times", vm, err, asked("GET"))
+	}
+	if _, err := c.StopVM(t.Context(), "a"); !errs.Is(err, errs.Unavailable) || asked("POST") != 1 {
+		t.Errorf("stop: %v, asked %d times", err, asked("POST"))
+	}
+}
+
 func TestVersionIsComparedOnce(t *testing.T) {
 	d := clienttest.Start(t)
 	d.Answer("GET /v1/vms", []api.VM{})

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 
 	"banger/api"
 	"banger/internal/errs"
@@ -91,8 +92,8 @@ func (c *Client) send(ctx context.Context, r call) (*http.Response, error) {
 			return nil, context.Cause(ctx)
 		}
 		err = transportError(err)
-		// A daemon that was just told to stop may have taken the connection and died:
-		// a question may be asked again, an order may not.
+		// The daemon may have ended with the connection taken, or while a wait was under
+		// way: a question may be asked again, an order may not.
 		if r.method == http.MethodGet && attempt == 0 && errs.Is(err, errs.Unavailable) && errors.Is(err, io.EOF) {
 			continue
 		}
@@ -107,7 +108,7 @@ func transportError(err error) error {
 	if errors.As(err, &u) {
 		err = u.Err
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		return errs.Hint(
 			errs.New(errs.Unavailable, "the daemon closed the connection: %w", io.EOF),
 			"see: banger system status, and daemon.log in the state directory")

@@ -5,9 +5,11 @@ package cli
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"banger/internal/cli/app"
 	"banger/internal/cli/image"
@@ -19,6 +21,8 @@ import (
 
 // Main runs the command line of this process and returns its exit code.
 func Main(args []string, version string) int {
+	// What a shell left open here, a lock for example, must not live on in the daemon.
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // kernels before 5.11 cannot
 	interrupts, ctx := app.NewInterrupts(context.Background())
 	defer interrupts.Watch()()
 	a := &app.App{

@@ -286,15 +286,30 @@ func TestQuestionOnATerminal(t *testing.T) {
 func TestDaemonStartsByItself(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	env := []string{mainEnv + "=1", "BANGER_STATE_DIR=" + dir, "BANGER_DAEMON=" + os.Args[0], clienttest.ModeEnv + "=ok", "GORACE=atexit_sleep_ms=0"}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
 	banger := func(args ...string) (string, error) {
 		cmd := exec.Command(os.Args[0], args...)
 		cmd.Env = env
+		cmd.ExtraFiles = []*os.File{w}
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
 	if out, err := banger("vm", "list", "--json"); err != nil || out != "[]\n" {
 		t.Errorf("%q, %v", out, err)
 	}
+	// The daemon, which lives on, has nothing of what the shell had open.
+	_ = w.Close()
+	if err := r.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("somebody has the pipe: %v", err)
+	}
+	w = os.Stderr
 	if out, err := banger("system", "stop"); err != nil || out != "" {
 		t.Errorf("%q, %v", out, err)
 	}

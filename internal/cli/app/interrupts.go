@@ -44,7 +44,10 @@ func NewInterrupts(ctx context.Context) (*Interrupts, context.Context) {
 // Watch delivers this process's signals until stop is called.
 func (i *Interrupts) Watch() (stop func()) {
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	if !signal.Ignored(syscall.SIGHUP) { // under nohup it is
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	quit := make(chan struct{})
 	go func() {
 		for {
