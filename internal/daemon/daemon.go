@@ -74,6 +74,11 @@ func open(ctx context.Context, seam *effect.Seam, log *slog.Logger, dirs paths.D
 			err = errors.Join(err, d.close(context.WithoutCancel(ctx)))
 		}
 	}()
+	for _, dir := range []string{dirs.State, dirs.Kernels(), dirs.Initramfs()} {
+		if err := seam.ClearTemps(ctx, "state.temp.clear", dir); err != nil {
+			return nil, err
+		}
+	}
 	d.reserve(ctx)
 	if d.store, err = store.Open(ctx, seam, dirs.Database()); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -123,6 +124,21 @@ func (s *Seam) Publish(ctx context.Context, name, path string, perm fs.FileMode,
 
 // TempPrefix begins the name of every unpublished file.
 const TempPrefix = ".tmp-"
+
+// ClearTemps removes what crashes left unpublished in dir, while nobody publishes there.
+// A missing dir is no error.
+func (s *Seam) ClearTemps(ctx context.Context, name, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), TempPrefix) {
+			err = errors.Join(err, s.RemoveAll(ctx, name, filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
+}
 
 // PublishBytes is Publish of a small file.
 func (s *Seam) PublishBytes(ctx context.Context, name, path string, perm fs.FileMode, content []byte) error {

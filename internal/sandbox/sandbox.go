@@ -194,12 +194,21 @@ func read(path string, v any) error {
 }
 
 // NewRun removes what the previous run left in the run directory, so that no reader
-// takes it for the coming run's.
+// takes it for the coming run's. No process of the VM may be left.
 func NewRun(ctx context.Context, seam *effect.Seam, vm paths.VM) error {
+	if err := ClearTemps(ctx, seam, vm); err != nil {
+		return err
+	}
 	for _, path := range []string{vm.Handles(), vm.Outcome()} {
 		if err := seam.Remove(ctx, "vm.run.clear", path); err != nil {
 			return fmt.Errorf("clear %s: %w", path, err)
 		}
 	}
 	return nil
+}
+
+// ClearTemps removes what crashes left unpublished in the run directory. No process of
+// the VM may be left.
+func ClearTemps(ctx context.Context, seam *effect.Seam, vm paths.VM) error {
+	return seam.ClearTemps(ctx, "vm.temp.clear", vm.Dir)
 }

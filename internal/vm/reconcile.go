@@ -73,7 +73,7 @@ func (s *Service) reconcileOne(ctx context.Context, r Record) error {
 	case r.RM: // it never ran, or its removal was never begun
 		return s.remove(ctx, r)
 	}
-	return nil
+	return sandbox.ClearTemps(ctx, s.Seam, s.Dirs.VM(r.ID))
 }
 
 // undoStart ends a start that nobody was told of.
@@ -82,6 +82,9 @@ func (s *Service) undoStart(ctx context.Context, r Record) error {
 		return s.remove(ctx, r)
 	}
 	if err := s.endProcesses(ctx, r); err != nil {
+		return err
+	}
+	if err := sandbox.ClearTemps(ctx, s.Seam, s.Dirs.VM(r.ID)); err != nil {
 		return err
 	}
 	r.State, r.Op, r.PID = api.StateStopped, OpNone, 0

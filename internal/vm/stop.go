@@ -64,6 +64,9 @@ func (s *Service) settle(ctx context.Context, r Record) (Record, error) {
 	if r.RM {
 		return r, s.remove(ctx, r)
 	}
+	if err := sandbox.ClearTemps(ctx, s.Seam, s.Dirs.VM(r.ID)); err != nil {
+		return r, err
+	}
 	outcome, err := sandbox.ReadOutcome(s.Dirs.VM(r.ID))
 	if err != nil {
 		return r, err
