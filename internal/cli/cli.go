@@ -68,14 +68,22 @@ func New(a *app.App) *cobra.Command {
 full root, its own kernel, nothing of the host within reach.
 
   banger run --rm -- uname -a`
-	root.AddCommand(vm.Shortcuts(a)...)
+	shortcuts := &cobra.Group{ID: "shortcuts", Title: "Most used, and the same under banger vm:"}
+	root.AddGroup(shortcuts)
+	for _, cmd := range vm.Shortcuts(a) {
+		cmd.GroupID = shortcuts.ID
+		root.AddCommand(cmd)
+	}
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(app.FlagError)
 	root.SetIn(a.IO.In)
 	root.SetOut(a.IO.Out)
 	root.SetErr(a.IO.Err)
-	root.PersistentFlags().BoolVar(&a.IO.NoColor, "no-color", a.IO.NoColor, "no colour on terminals; NO_COLOR does the same")
+	root.PersistentFlags().BoolFunc("no-color", "no colour on terminals; NO_COLOR does the same", func(string) error {
+		a.IO.NoColor = true
+		return nil
+	})
 	root.SetHelpCommand(newHelp(root))
 	return root
 }
