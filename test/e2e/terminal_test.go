@@ -75,7 +75,7 @@ func TestRealTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer terminal.Close()
-	defer run.Process.Kill() //nolint:errcheck // it has ended if all is well
+	defer func() { _ = run.Process.Kill() }()
 	var s screen
 	go s.follow(terminal)
 	send := func(text string) {
