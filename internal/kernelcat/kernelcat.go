@@ -126,14 +126,43 @@ func (c *Catalog) Resolve(ctx context.Context, name string) (Kernel, error) {
 
 func (c *Catalog) suggest(ctx context.Context, name string) string {
 	kernels, _, err := c.List(ctx)
+	best, distance := "", 1+max(2, len(name)/3)
 	if err == nil {
 		for _, k := range kernels {
+			d := edits(name, k.Name)
 			if strings.HasPrefix(k.Name, name) || strings.HasPrefix(name, k.Name) {
-				return fmt.Sprintf("did you mean %q? see: banger kernel list", k.Name)
+				d = 1
+			}
+			if d < distance {
+				best, distance = k.Name, d
 			}
 		}
 	}
-	return "see: banger kernel list"
+	if best == "" {
+		return "see: banger kernel list"
+	}
+	return fmt.Sprintf("did you mean %q? see: banger kernel list", best)
+}
+
+// edits is how many bytes must be inserted, removed or replaced to make b of a.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replaced := diagonal
+			if a[i] != b[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // read reads one entry, following no link out of the catalog.

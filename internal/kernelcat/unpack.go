@@ -46,8 +46,9 @@ func (c *Catalog) ensureEmbedded(ctx context.Context) (string, error) {
 	return name, nil
 }
 
-// unpack puts the bundle's kernel on disk unless just that kernel is there. An error
-// leaves what was there before.
+// unpack puts the bundle's kernel on disk unless just that kernel is there, or one of
+// that name from elsewhere. A broken entry is replaced. An error leaves what was there
+// before.
 func (c *Catalog) unpack(ctx context.Context, bundle io.Reader) (name string, err error) {
 	z, err := zstd.NewReader(bundle, zstd.WithDecoderMaxMemory(maxKernelBytes), zstd.WithDecoderMaxWindow(maxWindow),
 		zstd.WithDecoderConcurrency(1))
@@ -60,8 +61,8 @@ func (c *Catalog) unpack(ctx context.Context, bundle io.Reader) (name string, er
 	if err != nil {
 		return "", err
 	}
-	if have, err := c.read(m.Name); err == nil && have.SHA256 == m.SHA256 && have.Source == m.Source {
-		return m.Name, nil
+	if have, err := c.read(m.Name); err == nil && (have.Source != m.Source || have.SHA256 == m.SHA256) {
+		return m.Name, nil // the same, or one that the user put there and nobody replaces
 	}
 	temp := filepath.Join(c.dir, effect.TempPrefix+m.Name)
 	if err := c.seam.RemoveAll(ctx, "kernel.temp.clear", temp); err != nil {
