@@ -18,7 +18,7 @@ const (
 	maxDepth   = 2048
 	maxHops    = 40
 	maxLinks   = 65000
-	maxDetours = 200 << 20 // components walked because of symlinks, over all layers
+	maxDetours = 100 << 20 // components walked because of symlinks, over all layers
 )
 
 const lostFound = "lost+found"
