@@ -24,7 +24,13 @@ func Kernel(t testing.TB) string {
 }
 
 // Initrd builds the suite's guest and packs it as the init of an initramfs.
-func Initrd(t testing.TB) string {
+func Initrd(t testing.TB) string { return pack(t) }
+
+// ResetInitrd is an initramfs whose init resets the machine at once.
+func ResetInitrd(t testing.TB) string { return pack(t, "reset") }
+
+// pack makes the initramfs; marks are names of empty files for the init to find.
+func pack(t testing.TB, marks ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "init")
@@ -42,6 +48,9 @@ func Initrd(t testing.TB) string {
 	entry(&archive, "dev", directory, 0, nil)
 	entry(&archive, "dev/console", device, 5<<8|1, nil)
 	entry(&archive, "init", regular, 0, content)
+	for _, mark := range marks {
+		entry(&archive, mark, regular, 0, nil)
+	}
 	entry(&archive, "TRAILER!!!", 0, 0, nil)
 	path := filepath.Join(dir, "initrd")
 	if err := os.WriteFile(path, archive.Bytes(), 0o600); err != nil {
