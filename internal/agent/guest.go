@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -162,40 +161,6 @@ func (g *guest) makeRunner(config guestproto.BootConfig) {
 	})
 }
 
-// watchSignals takes every signal: Go's runtime would end the process, and with PID 1
-// the machine, at some that it is not told to pass on.
-func (g *guest) watchSignals() {
-	children := make(chan os.Signal, 1)
-	signal.Notify(children, syscall.SIGCHLD)
-	go func() {
-		for range children {
-			g.reaper.Collect()
-		}
-	}()
-	g.signals = make(chan os.Signal, 8)
-	dropped := make(chan os.Signal, 1)
-	for n := syscall.Signal(1); n <= 64; n++ {
-		switch n {
-		case syscall.SIGCHLD, syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGURG: // SIGURG is the runtime's own
-		case syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2:
-			signal.Notify(g.signals, n)
-		default:
-			signal.Notify(dropped, n)
-		}
-	}
-	// Ctrl-Alt-Del is SIGINT from here on, not a reset.
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
-}
-
-func verbOfSignal(sig os.Signal) string {
-	for verb, s := range verbSignals {
-		if s == sig {
-			return verb
-		}
-	}
-	return guestproto.VerbReboot // SIGINT
-}
-
 // awaitHost gives the host time to read what was sent last.
 func (g *guest) awaitHost(limit time.Duration) {
 	closed := make(chan struct{})
@@ -215,6 +180,9 @@ func (g *guest) awaitHost(limit time.Duration) {
 
 // complain writes to the console, which nobody reads as long as all goes well.
 func complain(err error) {
+	if err == nil {
+		return
+	}
 	console, openErr := os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
 	if openErr != nil {
 		return

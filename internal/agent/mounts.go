@@ -242,14 +242,16 @@ func makeCgroups() (*session.Cgroups, error) {
 	if err := mount("cgroup2", root, "cgroup2", noExec, "nsdelegate,memory_recursiveprot"); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(root+"/cgroup.subtree_control", []byte("+memory +pids"), 0); err != nil {
-		return nil, fmt.Errorf("enable memory and pids control: %w", err)
+	// With processor control the agent, in the root group, competes with all sessions
+	// together and not with each of their processes; and each session with the others.
+	if err := os.WriteFile(root+"/cgroup.subtree_control", []byte("+memory +pids +cpu"), 0); err != nil {
+		return nil, fmt.Errorf("enable memory, pids and cpu control: %w", err)
 	}
 	if err := os.Mkdir(group, 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(group+"/cgroup.subtree_control", []byte("+memory"), 0); err != nil {
-		return nil, fmt.Errorf("enable memory control: %w", err)
+	if err := os.WriteFile(group+"/cgroup.subtree_control", []byte("+memory +cpu"), 0); err != nil {
+		return nil, fmt.Errorf("enable memory and cpu control: %w", err)
 	}
 	if err := os.WriteFile(group+"/pids.max", []byte(strconv.Itoa(maxProcesses())), 0); err != nil {
 		return nil, fmt.Errorf("limit processes: %w", err)

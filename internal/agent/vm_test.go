@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -173,7 +174,7 @@ func (v *vm) boot(t *testing.T, cpus, memory int) error {
 		report += fmt.Sprintf(", %s +%.1f", s.Name, float64(s.AtNS-last)/1e6)
 		last = s.AtNS
 	}
-	t.Logf("%s; main to ready %.1f ms", report, float64(last-hello.MainNS)/1e6)
+	t.Logf("%s, main to ready %.1f ms", report, float64(last-hello.MainNS)/1e6)
 	if m.ready.Warnings != nil {
 		t.Errorf("warnings: %q", m.ready.Warnings)
 	}
@@ -268,5 +269,191 @@ func TestVMEndsFromInside(t *testing.T) {
 		if got := v.ends(t); got != c[1] {
 			t.Errorf("%s: ending %q\n%s", c[0], got, v.console)
 		}
+	}
+}
+
+// TestVMBootTimes tells the agent's share of a boot, stage by stage: the minimum over
+// several boots, because this is wall time on a busy machine.
+func TestVMBootTimes(t *testing.T) {
+	boots, _ := strconv.Atoi(os.Getenv("BANGER_TEST_BOOTS"))
+	if boots == 0 {
+		t.Skip("BANGER_TEST_BOOTS is not set")
+	}
+	v := newVM(t)
+	for _, cpus := range []int{1, 2} {
+		least := map[string]int64{}
+		var order []string
+		note := func(name string, ns int64) {
+			if old, ok := least[name]; !ok || ns < old {
+				least[name] = ns
+			}
+			if !slices.Contains(order, name) {
+				order = append(order, name)
+			}
+		}
+		for range boots {
+			v.mustBoot(t, cpus, 256)
+			last := v.control.Hello().MainNS
+			for _, s := range v.ready.Stages {
+				note(s.Name, s.AtNS-last)
+				last = s.AtNS
+			}
+			note("main to ready", last-v.control.Hello().MainNS)
+			begin := time.Now()
+			v.stop(t, guestproto.VerbPoweroff, 5000)
+			note("stop", time.Since(begin).Nanoseconds())
+		}
+		for _, name := range order {
+			t.Logf("%d CPUs: %s %.1f ms", cpus, name, float64(least[name])/1e6)
+		}
+	}
+}
+
+func TestVMHostile(t *testing.T) {
+	v := newVM(t)
+	v.mustBoot(t, 1, 256)
+	t.Run("memory", func(t *testing.T) {
+		got := v.run(guestproto.Exec{Argv: []string{"python3", "-c", "x=[]\nwhile 1: x.append(bytearray(1<<20))"}}, "")
+		if got.Code != 137 || got.Signal != 9 || !got.OOM {
+			t.Errorf("%+v", got)
+		}
+		got = v.run(sh("python3 -c 'x=[]\nwhile 1: x.append(bytearray(1<<20))'; exit $?"), "")
+		if got.Code != 137 || !got.OOM {
+			t.Errorf("in a child: %+v", got)
+		}
+		got = v.run(sh("dd if=/dev/zero of=/dev/shm/x bs=1M; rm /dev/shm/x; echo ok"), "")
+		t.Logf("a full tmpfs: %+v", got.Exit)
+		v.run(sh("rm -f /dev/shm/x"), "")
+		v.want(t, "echo alive", "alive\n")
+	})
+	t.Run("processes", func(t *testing.T) {
+		conn := v.open("", sh("bomb() { bomb | bomb & }; bomb; sleep 1000"))
+		time.Sleep(8 * time.Second)
+		_ = conn.Close()
+		begin := time.Now()
+		for {
+			got := v.run(sh("echo alive"), "")
+			if got.stdout == "alive\n" {
+				break
+			}
+			if time.Since(begin) > 30*time.Second {
+				t.Fatalf("%+v\n%s", got, v.console)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+		t.Logf("alive after %s", time.Since(begin))
+		v.want(t, "ps -e --no-headers | grep -c bomb; ls /sys/fs/cgroup/banger | grep -c ^s", "0\n1\n")
+	})
+	t.Run("many sessions", func(t *testing.T) {
+		var wg sync.WaitGroup
+		for i := range 50 {
+			wg.Go(func() {
+				if got := v.run(sh(fmt.Sprintf("cat; exit %d", i)), "input"); got.Code != i || got.stdout != "input" {
+					t.Errorf("%d: %+v", i, got)
+				}
+			})
+		}
+		wg.Wait()
+		count := func() string {
+			return v.run(sh("ls /proc/1/fd | wc -l; ls /proc/1/task | wc -l; ls /sys/fs/cgroup/banger | grep -c ^s"), "").stdout
+		}
+		before := count()
+		begin := time.Now()
+		for range 200 {
+			if got := v.run(guestproto.Exec{Argv: []string{"true"}}, ""); got.Code != 0 {
+				t.Fatalf("%+v", got)
+			}
+		}
+		t.Logf("a session takes %s; before %q, after %q", (time.Since(begin) / 200).Round(time.Microsecond), before, count())
+	})
+	t.Run("orphans go with the client", func(t *testing.T) {
+		conn := v.open("", sh("setsid env -i sleep 1234 & sleep 1000"))
+		time.Sleep(500 * time.Millisecond)
+		_ = conn.Close()
+		time.Sleep(3 * time.Second)
+		v.want(t, "ps -eo args --no-headers | grep -c '^sleep' || true", "0\n")
+	})
+	t.Run("throughput", func(t *testing.T) {
+		var n countWriter
+		begin := time.Now()
+		exit, err := guest.RunSession(t.Context(), v.open("", guestproto.Exec{Argv: []string{"head", "-c", "100000000", "/dev/zero"}}), guest.Streams{Stdout: &n})
+		if err != nil || exit.Code != 0 || n != 100000000 {
+			t.Errorf("%+v, %v, %d bytes", exit, err, n)
+		}
+		t.Logf("out: %.0f MB/s", 100/time.Since(begin).Seconds())
+		begin = time.Now()
+		exit, err = guest.RunSession(t.Context(), v.open("", sh("test $(wc -c) = 50000000")), guest.Streams{Stdin: bytes.NewReader(make([]byte, 50000000))})
+		if err != nil || exit.Code != 0 {
+			t.Errorf("%+v, %v", exit, err)
+		}
+		t.Logf("in: %.0f MB/s", 50/time.Since(begin).Seconds())
+	})
+	t.Run("no programs", func(t *testing.T) {
+		got := v.run(sh("rm -rf /usr/bin /bin /etc/passwd /etc/group /root /run/banger; umount -l /sys/fs/cgroup /proc /dev/pts; dd if=/dev/zero of=/x bs=1M"), "")
+		t.Logf("%+v", got.Exit)
+		got = v.run(guestproto.Exec{Argv: []string{"sh"}}, "")
+		if got.Code != 127 {
+			t.Errorf("%+v", got)
+		}
+	})
+	v.control.Shutdown(t.Context(), guestproto.VerbPoweroff, 3000)
+	if got := v.ends(t); got != guestproto.VerbPoweroff {
+		t.Errorf("ending %q\n%s", got, v.console)
+	}
+	// The disk is full, and it boots all the same.
+	if err := v.boot(t, 1, 256); err != nil {
+		t.Fatalf("%v\n%s", err, v.console)
+	}
+	v.stop(t, guestproto.VerbPoweroff, 3000)
+}
+
+type countWriter int
+
+func (c *countWriter) Write(p []byte) (int, error) { *c += countWriter(len(p)); return len(p), nil }
+
+func TestVMBootFails(t *testing.T) {
+	v := newVM(t)
+	if err := os.Truncate(filepath.Join(v.dir, "upper.ext4"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(v.dir, "upper.ext4"), 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	err := v.boot(t, 1, 256)
+	if err == nil || !strings.Contains(err.Error(), "guest boot at disks: mount /dev/vdb: invalid argument") {
+		t.Errorf("%v", err)
+	}
+	select {
+	case <-v.exited:
+	case <-time.After(5 * time.Second):
+		t.Error("the guest does not reset")
+	}
+}
+
+func TestVMHomes(t *testing.T) {
+	for _, c := range []struct{ name, files, want string }{
+		{"a seed", "a dir/b", "a\ndir\n"},
+		{"a nested seed", "root/a root/.hidden", ".hidden\na\n"},
+		{"half a copy", ".banger-home.copy/half", ".bashrc\n.profile\n"},
+		{"half an adoption", ".banger-home.adopt/one two", "one\ntwo\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := newVM(t)
+			seed := filepath.Join(v.dir, "seed")
+			for _, f := range strings.Fields(c.files) {
+				if err := os.MkdirAll(filepath.Join(seed, filepath.Dir(f)), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(seed, f), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			v.mkfs(t, "work", "64M", "-d", seed)
+			for range 2 {
+				v.mustBoot(t, 1, 256)
+				v.want(t, "ls -A", c.want)
+				v.stop(t, guestproto.VerbPoweroff, 5000)
+			}
+		})
 	}
 }
