@@ -1,7 +1,7 @@
 // Package bench compares what banger does with the bare VMM, in one run and on one
 // machine: absolute times on a shared one mean little.
 //
-//	BANGER_TEST_BIN=bin BANGER_TEST_OCI=DIR go test -run '^$' -bench . -benchtime 10x ./test/bench
+//	BANGER_TEST_BIN=$PWD/bin BANGER_TEST_OCI=DIR go test -run '^$' -bench . -benchtime 10x ./test/bench
 package bench
 
 import (
