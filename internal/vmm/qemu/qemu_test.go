@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"banger/internal/effect"
 	"banger/internal/errs"
+	"banger/internal/leakcheck"
+	"banger/internal/vmm"
 	"banger/internal/vmm/qemu"
 	"banger/internal/vmm/vmmtest"
 )
@@ -71,5 +74,36 @@ func TestProbe(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	if _, err := qemu.New(effect.New(nil), "", false).Probe(t.Context()); !errs.Is(err, errs.Unavailable) {
 		t.Errorf("no QEMU on PATH: %v", err)
+	}
+}
+
+// A panic is readable on the console despite "quiet", and ends the VMM with status 0.
+func TestPanicIsReadable(t *testing.T) {
+	kernel := vmmtest.Kernel(t)
+	dir := t.TempDir()
+	leakcheck.Check(t, leakcheck.Options{Dirs: []string{dir}, Ignore: []string{"console"}})
+	console, err := os.Create(filepath.Join(dir, "console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer console.Close()
+	m, err := qemu.New(effect.New(nil), "", false).Start(t.Context(), vmm.Spec{
+		Kernel: kernel, CPUs: 1, MemoryBytes: 128 << 20, Console: console, Log: os.Stderr,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	select {
+	case <-m.Done():
+	case <-time.After(time.Minute):
+		t.Fatalf("the VMM does not end: %v", m.Kill(t.Context()))
+	}
+	text, _ := os.ReadFile(console.Name())
+	if !strings.Contains(string(text), "Kernel panic - not syncing: VFS: Unable to mount root fs") {
+		t.Errorf("console: %s", text)
+	}
+	if m.Exit() != "exit status 0" {
+		t.Errorf("exit %q", m.Exit())
 	}
 }

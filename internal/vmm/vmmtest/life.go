@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +53,20 @@ func testGuestSpeaksAndAnswers(t *testing.T, c Config) {
 		})
 	}
 	all.Wait()
+}
+
+// More threads than CPUs get their share: each CPU's clock ticks.
+func testEveryCPUWorks(t *testing.T, c Config) {
+	m := c.boot(t, func(spec *vmm.Spec) { spec.CPUs = 2 })
+	var cpus, slowest, fastest int
+	answer := m.ask("spin")
+	if _, err := fmt.Sscan(answer, &cpus, &slowest, &fastest); err != nil {
+		t.Fatalf("%q: %v", answer, err)
+	}
+	t.Logf("%d CPUs, %d to %d rounds", cpus, slowest, fastest)
+	if cpus < min(2, runtime.NumCPU()) || slowest*50 < fastest {
+		t.Error("not every CPU works as it should")
+	}
 }
 
 func testProcess(t *testing.T, c Config) {

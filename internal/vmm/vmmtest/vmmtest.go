@@ -39,6 +39,7 @@ func Run(t *testing.T, c Config) {
 	}{
 		{"Probe", testProbe},
 		{"GuestSpeaksAndAnswers", testGuestSpeaksAndAnswers},
+		{"EveryCPUWorks", testEveryCPUWorks},
 		{"Process", testProcess},
 		{"EndByReset", testEndByReset},
 		{"KillIsIdempotent", testKillIsIdempotent},

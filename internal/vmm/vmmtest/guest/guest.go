@@ -10,6 +10,8 @@
 //	disk I          tells size and first 16 bytes of the I-th disk, in hex
 //	write I TEXT    writes TEXT to the beginning of the I-th disk and syncs it
 //	memory N        touches N bytes of memory, then says "done"
+//	spin            keeps every CPU busy with four threads each for a second; tells the
+//	                CPUs, and the rounds of the slowest and the fastest thread
 //	pings           floods the channel with pings
 //	deaf            never reads from the channel again
 //	reset           ends the machine as a guest's reboot does
@@ -22,8 +24,11 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -96,6 +101,8 @@ func (g Guest) do(session *yamux.Session, port *deafenable, conn net.Conn) {
 	case "memory":
 		touch(number(rest))
 		fmt.Fprintln(conn, "done")
+	case "spin":
+		fmt.Fprintln(conn, spin(4*runtime.NumCPU()))
 	case "pings":
 		pings(g.Port)
 	case "deaf":
@@ -186,6 +193,24 @@ func touch(n int) {
 	for i := 0; i < n; i += 4096 {
 		memory[i] = 1
 	}
+}
+
+// spin is fair only if the clock interrupts every CPU.
+func spin(threads int) string {
+	// One processor of the runtime each: the kernel shares the CPUs out, not the runtime.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(threads))
+	rounds := make([]int, threads)
+	var all sync.WaitGroup
+	for i := range rounds {
+		all.Go(func() {
+			runtime.LockOSThread()
+			for until := time.Now().Add(time.Second); time.Now().Before(until); {
+				rounds[i]++
+			}
+		})
+	}
+	all.Wait()
+	return fmt.Sprintln(runtime.NumCPU(), slices.Min(rounds), slices.Max(rounds))
 }
 
 // pings writes frames past the session, which breaks it; a hostile guest does not care.
