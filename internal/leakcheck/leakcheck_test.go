@@ -45,6 +45,10 @@ func TestEveryKindOfLeakIsNamed(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
+			var info unix.Siginfo // until it has ended, without reaping it
+			if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+				t.Fatal(err)
+			}
 			return func() { _ = cmd.Wait() }
 		}},
 		{"descriptor", "+ descriptor /dev/zero", func(t *testing.T) func() {

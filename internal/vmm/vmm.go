@@ -21,6 +21,8 @@ type Driver interface {
 	// Start starts the VMM process, and returns when it runs, which does not mean that
 	// the guest does. An error leaves no process and closes nothing of spec. ctx bounds
 	// Start alone, not the machine's life. The process dies with the one that called.
+	// What only the VMM finds out, such as a file that is no kernel, is no error of
+	// Start: the process says so on spec.Log and ends.
 	Start(ctx context.Context, spec Spec) (Machine, error)
 }
 
@@ -62,10 +64,12 @@ type Machine interface {
 	// Process identifies the VMM on the host.
 	Process() procid.ID
 	// Accept waits for the next connection that the guest opens; there is only ever
-	// the agent's control connection, and drivers refuse more than a few.
+	// the agent's control connection, and drivers refuse more than a few. It is
+	// Unavailable when the guest has ended.
 	Accept(ctx context.Context) (net.Conn, error)
-	// Open opens a request connection to the agent. It is Unavailable when the guest
-	// does not answer, or has ended.
+	// Open opens a request connection to the agent; before the guest has spoken it waits
+	// for that. It is Unavailable when the guest does not answer before ctx's deadline,
+	// or has ended.
 	Open(ctx context.Context) (net.Conn, error)
 	// Done is closed when the process has ended and was reaped.
 	Done() <-chan struct{}
@@ -73,7 +77,7 @@ type Machine interface {
 	// about the guest (a panic and a clean reboot both give 0).
 	Exit() string
 	// Kill ends the process at once and waits until it was reaped. Killing one that has
-	// ended is no error.
+	// ended is no error. With a ctx that has ended nothing is killed.
 	Kill(ctx context.Context) error
 	// Close releases what the driver holds on the host side. It does not end the
 	// process; call it after Done.
