@@ -65,21 +65,31 @@ type disks struct {
 // mount mounts the disks in the initramfs.
 func (d *disks) mount(config guestproto.BootConfig) error {
 	d.upper, d.work = -1, -1
-	// The base is shared by many guests: nothing may be written, not even its journal.
-	if err := mountDisk(config.Base, lowerDir, unix.MS_RDONLY, "noload"); err != nil {
-		return err
-	}
-	if err := mountDisk(config.Upper, upperDir, 0, ""); err != nil {
-		return err
-	}
-	var err error
-	if d.upper, err = openDir(upperDir); err != nil {
-		return err
+	mounts := []struct {
+		device, target string
+		flags          uintptr
+		data           string
+	}{
+		// The base is shared by many guests: nothing may be written, not even its journal.
+		{config.Base, lowerDir, unix.MS_RDONLY, "noload"},
+		{config.Upper, upperDir, 0, ""},
+		{config.Work, workDir, 0, ""},
 	}
 	if config.Work == "" {
-		return nil
+		mounts = mounts[:2]
 	}
-	if err := mountDisk(config.Work, workDir, 0, ""); err != nil {
+	errc := make(chan error, len(mounts))
+	for _, m := range mounts { // at once: mostly they wait for their disks
+		go func() { errc <- mountDisk(m.device, m.target, m.flags, m.data) }()
+	}
+	var err error
+	for range mounts {
+		err = errors.Join(err, <-errc)
+	}
+	if err != nil {
+		return err
+	}
+	if d.upper, err = openDir(upperDir); err != nil || config.Work == "" {
 		return err
 	}
 	d.work, err = openDir(workDir)

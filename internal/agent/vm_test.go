@@ -112,10 +112,7 @@ func (v *vm) boot(t *testing.T, cpus, memory int) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmdline := "console=ttyS0 reboot=t panic=-1 quiet nolapic_timer no_timer_check"
-	if cpus == 1 {
-		cmdline += " lpj=1000000"
-	}
+	const cmdline = "console=ttyS0 reboot=t panic=-1 quiet nolapic_timer lpj=1000000 no_timer_check"
 	args := []string{"-M", "microvm,acpi=off,isa-serial=on,rtc=off", "-accel", "tcg", "-cpu", "max", "-smp", strconv.Itoa(cpus),
 		"-m", strconv.Itoa(memory), "-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot",
 		"-kernel", os.Getenv(envKernel), "-initrd", filepath.Join(v.dir, "initramfs"), "-append", cmdline,
