@@ -30,6 +30,9 @@ import (
 
 var errBusy = errs.New(errs.Busy, "another daemon has this state directory")
 
+// errStopping is the cause that requests under way see.
+var errStopping = errs.New(errs.Unavailable, "the daemon is stopping")
+
 const (
 	shutdownGrace = 30 * time.Second // for requests under way to undo themselves
 	headerLimit   = 10 * time.Second
@@ -157,7 +160,9 @@ func (d *daemon) listen(ctx context.Context) (net.Listener, error) {
 // serve answers requests until ctx ends or somebody asks the daemon to stop. Requests
 // under way then are cancelled, and waited for while they undo themselves.
 func (d *daemon) serve(ctx context.Context, l net.Listener) error {
-	ctx, d.stop = context.WithCancelCause(ctx)
+	told := ctx
+	ctx, d.stop = context.WithCancelCause(context.WithoutCancel(told))
+	defer context.AfterFunc(told, func() { d.stop(errStopping) })()
 	defer d.stop(nil)
 	handler, err := d.handler()
 	if err != nil {
@@ -176,9 +181,9 @@ func (d *daemon) serve(ctx context.Context, l net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
+	d.log.Info("stopping", "why", context.Cause(ctx))
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer cancel()
-	d.log.Info("stopping", "why", context.Cause(ctx))
 	return server.Shutdown(grace)
 }
 
@@ -202,7 +207,8 @@ func localOnly(next http.Handler) http.Handler {
 func (d *daemon) reserve(ctx context.Context) {
 	f, err := d.seam.OpenFile(ctx, "state.reserve", d.dirs.Reserve(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil {
-		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserveBytes), f.Close())
+		err = d.seam.Do(ctx, "state.reserve.fill", func() error { return unix.Fallocate(int(f.Fd()), 0, 0, reserveBytes) })
+		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
 		d.log.Warn("keep reserve space", "error", err)

@@ -67,7 +67,7 @@ func (d *daemon) systemRoutes(a huma.API) {
 		func(ctx context.Context, _ *none) (*body[api.SystemStatus], error) { return answer(d.status(ctx)) })
 	huma.Register(a, op("system.stop", http.MethodPost, "/system/stop", "End the daemon; VMs go on"),
 		func(context.Context, *none) (*body[none], error) {
-			d.stop(errors.New("a client asked for it"))
+			d.stop(errStopping)
 			return answer(none{}, nil)
 		})
 }

@@ -108,23 +108,27 @@ func (s *Shim) runOnce(ctx context.Context, self procid.ID) (o sandbox.Outcome, 
 	s.machine = machine
 	s.mu.Unlock()
 
-	ended := make(chan struct{}) // stops the goroutine that obeys kill requests
-	go func() {
-		select {
-		case <-s.killed:
-			_ = machine.Kill(context.WithoutCancel(ctx)) // the run's end shows whether it worked
-		case <-ended:
-		}
-	}()
-	defer close(ended)
-
 	bootErr := s.boot(ctx, machine)
 	if bootErr != nil {
-		_ = machine.Kill(context.WithoutCancel(ctx))
+		err = machine.Kill(context.WithoutCancel(ctx))
+	} else {
+		err = s.awaitEnd(ctx, machine)
 	}
-	<-machine.Done()
+	if err != nil { // this process ends next, and the kernel ends the VMM with it
+		return sandbox.Outcome{How: sandbox.EndKilled}, false, errors.Join(bootErr, fmt.Errorf("kill the VMM: %w", err))
+	}
 	closeOutputs()
 	return s.judge(machine, bootErr)
+}
+
+// awaitEnd returns when the machine has ended, and ends it when that is asked for.
+func (s *Shim) awaitEnd(ctx context.Context, machine vmm.Machine) error {
+	select {
+	case <-machine.Done():
+		return nil
+	case <-s.killed:
+		return machine.Kill(context.WithoutCancel(ctx))
+	}
 }
 
 // startMachine starts the VMM with its console and log going to the bounded files.
@@ -172,6 +176,8 @@ func (s *Shim) boot(ctx context.Context, machine vmm.Machine) error {
 		select {
 		case <-machine.Done():
 			stop(errs.New(errs.Unavailable, "the VMM ended (%s) before the guest was ready", machine.Exit()))
+		case <-s.killed:
+			stop(errs.New(errs.Cancelled, "the VM was killed while it started"))
 		case <-ctx.Done():
 		}
 	}()

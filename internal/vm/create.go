@@ -21,37 +21,42 @@ func (s *Service) Create(ctx context.Context, spec api.VMSpec) (api.VM, error) {
 }
 
 // create makes the VM and holds it: the caller unlocks.
-func (s *Service) create(ctx context.Context, spec api.VMSpec, trace *trace) (r Record, unlock func(), err error) {
+func (s *Service) create(ctx context.Context, spec api.VMSpec, trace *trace) (Record, func(), error) {
 	done := trace.begin("resolve")
-	if r, err = s.resolve(ctx, spec); err != nil {
+	r, err := s.resolve(ctx, spec)
+	if err != nil {
 		return r, nil, err
 	}
-	if unlock, err = s.locks.Lock(ctx, r.ID); err != nil {
+	unlock, err := s.locks.Lock(ctx, r.ID)
+	if err != nil {
 		return r, nil, err
 	}
-	defer func() {
-		if err != nil {
-			unlock()
-		}
-	}()
-	if r, err = s.reserve(ctx, r, spec.Name == ""); err != nil {
+	if r, err = s.createHeld(ctx, r, spec.Name == "", trace, done); err != nil {
+		unlock()
 		return r, nil, err
+	}
+	return r, unlock, nil
+}
+
+func (s *Service) createHeld(ctx context.Context, r Record, chooseName bool, trace *trace, resolved func()) (Record, error) {
+	r, err := s.reserve(ctx, r, chooseName)
+	if err != nil {
+		return r, err
 	}
 	s.notify()
-	done()
-
+	resolved()
 	var undo rollback.Stack
 	undo.Add("VM "+r.Name, func(ctx context.Context) error { return s.remove(ctx, r) })
-	done = trace.begin("disk")
+	done := trace.begin("disk")
 	if err = s.makeDir(ctx, r); err == nil {
 		r.State, r.Op = api.StateStopped, OpNone
 		err = s.save(ctx, r)
 	}
 	if err != nil {
-		return r, nil, rolledBack(fmt.Errorf("create VM %q: %w", r.Name, err), undo.Run(ctx))
+		return r, rolledBack(fmt.Errorf("create VM %q: %w", r.Name, err), undo.Run(ctx))
 	}
 	done()
-	return r, unlock, nil
+	return r, nil
 }
 
 // resolve checks spec and fills in the defaults. It changes nothing.

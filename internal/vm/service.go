@@ -191,6 +191,9 @@ func reached(r Record, want string) (bool, error) {
 	case api.StateStopped:
 		return r.State == api.StateStopped || r.State == api.StateFailed, nil
 	case WaitDeleted:
+		if r.State == api.StateFailed && r.Op == OpDelete {
+			return false, errs.New(errs.Precondition, "VM %q was not deleted: %s", r.Name, r.Error)
+		}
 		return false, nil
 	}
 	if r.State == api.StateFailed {

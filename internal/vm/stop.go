@@ -40,7 +40,7 @@ func (s *Service) halt(ctx context.Context, name string, ask func(context.Contex
 		return api.VM{}, err
 	}
 	defer unlock()
-	if r.State != api.StateRunning {
+	if r.State != api.StateRunning && r.Op != OpStop { // OpStop: an earlier one did not reach its end
 		return r.wire(), nil
 	}
 	ctx = context.WithoutCancel(ctx)
@@ -56,13 +56,23 @@ func (s *Service) halt(ctx context.Context, name string, ask func(context.Contex
 }
 
 // settle ends whatever processes a held VM still has, and records how its run ended. A
-// VM that was to be deleted when it stops is.
+// VM that was to be deleted when it stops is. After a failure the record says so and
+// keeps its intent: Stop, Delete and Reconcile take it up again.
 func (s *Service) settle(ctx context.Context, r Record) (Record, error) {
-	if err := s.endProcesses(ctx, r); err != nil {
-		return r, fmt.Errorf("end VM %q: %w", r.Name, err)
-	}
 	if r.RM {
 		return r, s.remove(ctx, r)
+	}
+	settled, err := s.recordEnd(ctx, r)
+	if err != nil {
+		r.State, r.Op, r.Error = api.StateFailed, OpStop, err.Error()
+		return r, errors.Join(fmt.Errorf("end VM %q: %w", r.Name, err), s.save(ctx, r))
+	}
+	return settled, nil
+}
+
+func (s *Service) recordEnd(ctx context.Context, r Record) (Record, error) {
+	if err := s.endProcesses(ctx, r); err != nil {
+		return r, err
 	}
 	if err := sandbox.ClearTemps(ctx, s.Seam, s.Dirs.VM(r.ID)); err != nil {
 		return r, err
