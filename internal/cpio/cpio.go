@@ -3,6 +3,7 @@
 package cpio
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -55,7 +56,7 @@ func (w *Writer) Add(e Entry, content io.Reader) error {
 	if e.Size > 0 {
 		n, err := io.CopyN(w.w, content, e.Size)
 		w.off += n
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return errs.New(errs.InvalidData, "write %s: content has %d bytes, want %d", e.Name, n, e.Size)
 		}
 		if err != nil {

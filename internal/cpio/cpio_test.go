@@ -69,7 +69,7 @@ func TestInitramfsIsDeterministic(t *testing.T) {
 		}
 		return sha256.Sum256(b.Bytes())
 	}
-	if sum() != sum() {
+	if first, second := sum(), sum(); first != second {
 		t.Error("two archives of one agent differ")
 	}
 }

@@ -145,7 +145,7 @@ func TestBootGivesUpWithItsContext(t *testing.T) {
 	time.AfterFunc(20*time.Millisecond, func() { cancel(why) })
 	h := make(hostile, 4)
 	far := h.connect() // says nothing
-	if _, _, err := guest.Boot(ctx, h, guestproto.BootConfig{}, nil); err != why {
+	if _, _, err := guest.Boot(ctx, h, guestproto.BootConfig{}, nil); !errors.Is(err, why) {
 		t.Error(err)
 	}
 	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {

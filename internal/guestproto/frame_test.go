@@ -44,7 +44,7 @@ func TestFramesArriveWhole(t *testing.T) {
 	if kind, payload, err := to.Read(); kind != guestproto.KindStdinEOF || len(payload) != 0 || err != nil {
 		t.Fatalf("kind %d, %d bytes, %v", kind, len(payload), err)
 	}
-	if _, _, err := to.Read(); err != io.EOF {
+	if _, _, err := to.Read(); !errors.Is(err, io.EOF) {
 		t.Fatalf("at the end: %v", err)
 	}
 }

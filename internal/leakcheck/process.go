@@ -56,7 +56,7 @@ func readProcess(pid int) (process, bool) {
 		return process{}, false
 	}
 	fields := strings.Fields(string(stat[end+1:]))
-	const state, ppid, start = 3 - 3, 4 - 3, 22 - 3 // numbered as proc(5) does, after the name
+	const state, ppid, start = 0, 1, 19 // proc(5) numbers them 3, 4 and 22; these follow the name
 	if len(fields) <= start {
 		return process{}, false
 	}

@@ -20,6 +20,7 @@ package guest
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -132,7 +133,7 @@ func open(session *yamux.Session, n int) int {
 		}
 		_ = conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
 		_, _ = io.WriteString(conn, "x")
-		if _, err := conn.Read(make([]byte, 1)); err != yamux.ErrConnectionReset {
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, yamux.ErrConnectionReset) {
 			taken++
 		}
 	}
