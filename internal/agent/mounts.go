@@ -266,7 +266,36 @@ func makeCgroups() (*session.Cgroups, error) {
 	if err := os.WriteFile(group+"/pids.max", []byte(strconv.Itoa(maxProcesses())), 0); err != nil {
 		return nil, fmt.Errorf("limit processes: %w", err)
 	}
+	if limit := maxMemory(); limit > 0 {
+		if err := os.WriteFile(group+"/memory.max", []byte(strconv.FormatInt(limit, 10)), 0); err != nil {
+			return nil, fmt.Errorf("limit memory: %w", err)
+		}
+	}
 	return session.NewCgroups(group)
+}
+
+// maxMemory is what sessions may have together, in bytes: nearly all there is. With the
+// rest the agent goes on when they use it up; without it, it would wait for memory like
+// everybody, and could not end them. 0 stands for unknown.
+func maxMemory() int64 {
+	const least = 12 << 20
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != "MemAvailable:" {
+			continue
+		}
+		kb, err := strconv.ParseInt(fields[1], 10, 64)
+		available := kb << 10
+		if err != nil || available < 4*least {
+			return 0
+		}
+		return available - max(least, available/32)
+	}
+	return 0
 }
 
 func maxProcesses() int {

@@ -310,6 +310,7 @@ func TestVMBootTimes(t *testing.T) {
 
 func TestVMHostile(t *testing.T) {
 	v := newVM(t)
+	v.mkfs(t, "upper", "64M") // to be filled
 	v.mustBoot(t, 1, 256)
 	t.Run("memory", func(t *testing.T) {
 		got := v.run(guestproto.Exec{Argv: []string{"python3", "-c", "x=[]\nwhile 1: x.append(bytearray(1<<20))"}}, "")

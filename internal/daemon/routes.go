@@ -75,9 +75,14 @@ func (d *daemon) systemRoutes(a huma.API) {
 func (d *daemon) vmRoutes(a huma.API) {
 	huma.Register(a, op("vm.list", http.MethodGet, "/vms", "List VMs"),
 		func(ctx context.Context, _ *none) (*body[[]api.VM], error) { return answer(d.vms.List(ctx)) })
-	huma.Register(a, op("vm.create", http.MethodPost, "/vms", "Make a VM"),
-		func(ctx context.Context, in *body[api.VMSpec]) (*body[api.VM], error) {
-			return answer(d.vms.Create(ctx, in.Body))
+	huma.Register(a, streamed[api.VM](a.OpenAPI().Components.Schemas, op("vm.create", http.MethodPost, "/vms", "Make a VM")),
+		func(_ context.Context, in *struct {
+			Accepting
+			Body api.VMSpec
+		}) (*huma.StreamResponse, error) {
+			return stream(in.Accept, func(ctx context.Context, tell report) (api.VM, error) {
+				return d.vms.Create(ctx, in.Body, tell.image)
+			}), nil
 		})
 	huma.Register(a, op("vm.show", http.MethodGet, "/vms/{name}", "Show a VM"),
 		func(ctx context.Context, in *Named) (*body[api.VM], error) { return answer(d.vms.Show(ctx, in.Name)) })
@@ -137,8 +142,8 @@ func (d *daemon) startRoutes(a huma.API) {
 			Accepting
 			Body api.RunRequest
 		}) (*huma.StreamResponse, error) {
-			return stream(in.Accept, func(ctx context.Context, _ report) (api.RunResult, error) {
-				return d.vms.Run(ctx, in.Body)
+			return stream(in.Accept, func(ctx context.Context, tell report) (api.RunResult, error) {
+				return d.vms.Run(ctx, in.Body, tell.image)
 			}), nil
 		})
 }
@@ -162,8 +167,7 @@ func (d *daemon) imageRoutes(a huma.API) {
 			Body api.ImagePull
 		}) (*huma.StreamResponse, error) {
 			return stream(in.Accept, func(ctx context.Context, tell report) (api.Image, error) {
-				img, err := d.images.Pull(ctx, in.Body.Ref, in.Body.Name, in.Body.Force,
-					func(step string, done, total int64) { tell(api.Progress{Step: step, Done: done, Total: total}) })
+				img, err := d.images.Pull(ctx, in.Body.Ref, in.Body.Name, in.Body.Force, tell.image)
 				if err != nil {
 					return api.Image{}, err
 				}

@@ -64,6 +64,10 @@ func invalid(status int, message string, details ...error) huma.StatusError {
 // report tells a client of progress.
 type report func(api.Progress)
 
+func (tell report) image(step string, done, total int64) {
+	tell(api.Progress{Step: step, Done: done, Total: total})
+}
+
 // stream answers a long call: server-sent events when the client accepts them, one JSON
 // document otherwise. The status is true: nothing is sent before the first event or the
 // result is known.

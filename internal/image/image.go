@@ -198,6 +198,27 @@ func (s *Service) Find(ctx context.Context, ref string) (Image, error) {
 	return Image{}, errs.Hint(err, "%s", hint)
 }
 
+// Ensure is Find for a VM that is about to be made: an image that is not here is pulled
+// when ref says where from.
+func (s *Service) Ensure(ctx context.Context, ref string, progress Progress) (Image, error) {
+	img, err := s.Find(ctx, ref)
+	if !errs.Is(err, errs.NotFound) {
+		return img, err
+	}
+	parsed, refErr := oci.ParseRef(ref)
+	if refErr != nil {
+		return img, err
+	}
+	name := defaultName(parsed)
+	for n := 2; ; n++ {
+		img, err = s.Pull(ctx, ref, name, false, progress)
+		if !errs.Is(err, errs.AlreadyExists) {
+			return img, err
+		}
+		name = fmt.Sprintf("%s-%d", defaultName(parsed), n)
+	}
+}
+
 // ByID is the image with that id, named or not.
 func (s *Service) ByID(ctx context.Context, id string) (Image, error) { return s.store.Image(ctx, id) }
 

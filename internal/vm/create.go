@@ -7,12 +7,14 @@ import (
 
 	"banger/api"
 	"banger/internal/errs"
+	"banger/internal/image"
 	"banger/internal/rollback"
 )
 
-// Create makes a VM from spec, stopped. An error leaves nothing.
-func (s *Service) Create(ctx context.Context, spec api.VMSpec) (api.VM, error) {
-	r, unlock, err := s.create(ctx, spec, newTrace())
+// Create makes a VM from spec, stopped. An image that has to be pulled first tells
+// progress. An error leaves nothing of the VM.
+func (s *Service) Create(ctx context.Context, spec api.VMSpec, progress image.Progress) (api.VM, error) {
+	r, unlock, err := s.create(ctx, spec, progress, newTrace())
 	if err != nil {
 		return api.VM{}, err
 	}
@@ -21,9 +23,9 @@ func (s *Service) Create(ctx context.Context, spec api.VMSpec) (api.VM, error) {
 }
 
 // create makes the VM and holds it: the caller unlocks.
-func (s *Service) create(ctx context.Context, spec api.VMSpec, trace *trace) (Record, func(), error) {
+func (s *Service) create(ctx context.Context, spec api.VMSpec, progress image.Progress, trace *trace) (Record, func(), error) {
 	done := trace.begin("resolve")
-	r, err := s.resolve(ctx, spec)
+	r, err := s.resolve(ctx, spec, progress)
 	if err != nil {
 		return r, nil, err
 	}
@@ -59,8 +61,9 @@ func (s *Service) createHeld(ctx context.Context, r Record, chooseName bool, tra
 	return r, nil
 }
 
-// resolve checks spec and fills in the defaults. It changes nothing.
-func (s *Service) resolve(ctx context.Context, spec api.VMSpec) (Record, error) {
+// resolve checks spec and fills in the defaults. It changes nothing but what images and
+// kernels are here.
+func (s *Service) resolve(ctx context.Context, spec api.VMSpec, progress image.Progress) (Record, error) {
 	r := Record{
 		Name: spec.Name, State: api.StateCreating, Op: OpCreate, CPUs: spec.CPUs, MemoryBytes: spec.MemoryBytes,
 		DiskBytes: spec.DiskBytes, RM: spec.RM, Driver: spec.VMM, CreatedAt: time.Now().UTC(),
@@ -95,7 +98,7 @@ func (s *Service) resolve(ctx context.Context, spec api.VMSpec) (Record, error) 
 	if ref == "" {
 		ref = DefaultImage
 	}
-	img, err := s.Images.Find(ctx, ref)
+	img, err := s.Images.Ensure(ctx, ref, progress)
 	if err != nil {
 		return r, err
 	}

@@ -64,7 +64,7 @@ type Store interface {
 
 // Images finds images that VMs are made from.
 type Images interface {
-	Find(ctx context.Context, ref string) (image.Image, error)
+	Ensure(ctx context.Context, ref string, progress image.Progress) (image.Image, error)
 	ByID(ctx context.Context, id string) (image.Image, error)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"banger/api"
 	"banger/internal/errs"
+	"banger/internal/image"
 	"banger/internal/rollback"
 	"banger/internal/sandbox"
 )
@@ -32,9 +33,9 @@ func (s *Service) Start(ctx context.Context, name string) (api.StartResult, erro
 // Run makes, starts and enters a VM. The VM ends with its session unless KeepRunning,
 // also when the caller or the daemon is gone by then: the shim sees to it. An error
 // leaves nothing.
-func (s *Service) Run(ctx context.Context, req api.RunRequest) (api.RunResult, error) {
+func (s *Service) Run(ctx context.Context, req api.RunRequest, progress image.Progress) (api.RunResult, error) {
 	t := newTrace()
-	r, unlock, err := s.create(ctx, req.VM, t)
+	r, unlock, err := s.create(ctx, req.VM, progress, t)
 	if err != nil {
 		return api.RunResult{}, err
 	}
@@ -60,6 +61,7 @@ func (s *Service) enter(ctx context.Context, r *Record, req api.RunRequest, t *t
 // start runs a held VM. After an error the record says failed, or stopped when it was
 // the caller who gave up.
 func (s *Service) start(ctx context.Context, r Record, endWithSession bool, t *trace) (Record, error) {
+	done := t.begin("prepare")
 	spec, err := s.runSpec(ctx, &r, endWithSession)
 	if err != nil {
 		return r, fmt.Errorf("start VM %q: %w", r.Name, err)
@@ -69,6 +71,7 @@ func (s *Service) start(ctx context.Context, r Record, endWithSession bool, t *t
 	if err := s.save(ctx, r); err != nil {
 		return r, err
 	}
+	done()
 	launched := time.Now()
 	state, err := s.launch(ctx, r, spec)
 	if err != nil {
