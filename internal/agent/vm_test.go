@@ -344,7 +344,9 @@ func TestVMHostile(t *testing.T) {
 			}
 		}
 		t.Logf("alive after %s", time.Since(begin))
-		v.want(t, "ps -e --no-headers | grep -c bomb; ls /sys/fs/cgroup/banger | grep -c ^s", "0\n1\n")
+		// Groups are removed as sessions come and go, so the last ones take another turn.
+		v.want(t, "true", "")
+		v.want(t, "sleep 1; ps -e --no-headers | grep -c sh$; ls /sys/fs/cgroup/banger | grep -c ^s", "1\n1\n")
 	})
 	t.Run("many sessions", func(t *testing.T) {
 		var wg sync.WaitGroup

@@ -16,6 +16,10 @@ import (
 // that it left behind hold its streams open.
 const drainTime = 100 * time.Millisecond
 
+// outputChunk and a frame's header make a round number: the guest's port takes 32 KiB at
+// a time, and a few bytes more would cost another turn.
+const outputChunk = guestproto.MaxData - 5
+
 // output is one stream of the command on its way to the client.
 type output struct {
 	conn  *guestproto.Conn
@@ -34,7 +38,7 @@ func (s *session) copyOutput() {
 }
 
 func (o *output) copy() {
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, outputChunk)
 	for {
 		n, err := o.f.Read(buf)
 		if n > 0 && o.conn.Write(o.kind, buf[:n]) != nil {
