@@ -491,7 +491,6 @@ func TestHostStreamsBreak(t *testing.T) {
 type blockingReader struct {
 	once sync.Once
 	c    chan struct{}
-	mu   sync.Mutex
 }
 
 func (b *blockingReader) init() { b.once.Do(func() { b.c = make(chan struct{}) }) }

@@ -38,6 +38,7 @@ const (
 	headerLimit   = 10 * time.Second
 	// reserveBytes are given back on a full disk, so that deleting still works.
 	reserveBytes = 16 << 20
+	maxLog       = 4 << 20
 )
 
 // daemon is one serving bangerd.
@@ -82,6 +83,7 @@ func open(ctx context.Context, seam *effect.Seam, log *slog.Logger, dirs paths.D
 			return nil, err
 		}
 	}
+	d.trimLog(ctx, os.Stderr)
 	d.reserve(ctx)
 	if d.store, err = store.Open(ctx, seam, dirs.Database()); err != nil {
 		return nil, err
@@ -201,6 +203,18 @@ func localOnly(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// trimLog empties a log that has grown over all daemons that wrote it. Whoever starts
+// daemons opens it for appending.
+func (d *daemon) trimLog(ctx context.Context, f *os.File) {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Size() < maxLog {
+		return
+	}
+	if err := d.seam.Do(ctx, "state.log.trim", func() error { return f.Truncate(0) }); err != nil {
+		d.log.Warn("empty the log", "error", err)
+	}
 }
 
 // reserve keeps space back while there is some; without it the daemon still runs.

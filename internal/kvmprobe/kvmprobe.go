@@ -41,7 +41,7 @@ type Result struct {
 func Main() int {
 	// The parent kills this process at the limit; without a parent it ends by itself.
 	time.AfterFunc(limit+time.Second, func() { os.Exit(1) }) //nolint:forbidigo // a vCPU that runs cannot be told to return
-	runtime.LockOSThread() // a virtual CPU is run by the thread that made it
+	runtime.LockOSThread()                                   // a virtual CPU is run by the thread that made it
 	if err := json.NewEncoder(os.Stdout).Encode(measure()); err != nil {
 		return 1
 	}
