@@ -145,5 +145,8 @@ func (s *Service) makeDir(ctx context.Context, r Record) error {
 	if r.RM { // it does not survive a power cut anyway: no VM of that boot runs then
 		return nil
 	}
+	if err := s.Seam.SyncDir(ctx, "vm.dir.sync", dir.Dir); err != nil {
+		return err
+	}
 	return s.Seam.SyncDir(ctx, "vm.dir.sync", s.Dirs.VMs())
 }
