@@ -1,11 +1,8 @@
-// Package vm holds the commands about virtual machines: one file a verb, each with its
-// options, the function that makes the command and the one that does the work.
+// Package vm holds the commands about virtual machines: one file a verb of its own, each
+// with its options, the function that makes the command and the one that does the work.
 package vm
 
 import (
-	"strconv"
-	"strings"
-
 	"github.com/spf13/cobra"
 
 	"banger/internal/cli/app"
@@ -13,23 +10,16 @@ import (
 
 // New makes the noun vm with its verbs.
 func New(a *app.App) *cobra.Command {
+	n := noun()
 	return app.Group("vm", "Make, use and remove virtual machines",
 		NewRun(a, nil), NewCreate(a, nil), NewStart(a, nil), NewStop(a, nil), NewKill(a, nil),
-		NewDelete(a, nil), NewList(a, nil), NewShow(a, nil), NewExec(a, nil), NewWait(a, nil))
+		n.DeleteCommand(a), n.ListCommand(a), n.ShowCommand(a), NewExec(a, nil), NewWait(a, nil))
 }
 
 // Shortcuts makes the verbs that also exist without the noun.
 func Shortcuts(a *app.App) []*cobra.Command {
-	ps, rm := NewList(a, nil), NewDelete(a, nil)
+	ps, rm := noun().ListCommand(a), noun().DeleteCommand(a)
 	ps.Use, ps.Aliases = "ps", nil
 	rm.Use, rm.Aliases = "rm NAME...", nil
 	return []*cobra.Command{NewRun(a, nil), NewExec(a, nil), ps, rm}
-}
-
-func quotedList(names []string) string {
-	q := make([]string, len(names))
-	for i, n := range names {
-		q[i] = strconv.Quote(n)
-	}
-	return strings.Join(q, ", ")
 }

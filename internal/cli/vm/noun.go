@@ -5,54 +5,30 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"banger/api"
+	"banger/client"
 	"banger/internal/cli/app"
 	"banger/internal/cliio"
 )
 
-// ShowOptions are what show was called with.
-type ShowOptions struct {
-	App  *app.App
-	Name string
-	JSON bool
-}
-
-// NewShow makes the command show; runF stands in for the real work in tests.
-func NewShow(a *app.App, runF func(context.Context, *ShowOptions) error) *cobra.Command {
-	opts := &ShowOptions{App: a}
-	cmd := &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show a VM",
-		Args:  app.OneName,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			opts.Name = args[0]
-			if runF != nil {
-				return runF(cmd.Context(), opts)
-			}
-			return runShow(cmd.Context(), opts)
+func noun() app.Noun[api.VM] {
+	return app.Noun[api.VM]{
+		Name: "vm", Text: "VM", Plural: "VMs", Names: app.VMNames,
+		All:     func(ctx context.Context, c *client.Client) ([]api.VM, error) { return c.VMs(ctx) },
+		One:     func(ctx context.Context, c *client.Client, name string) (api.VM, error) { return c.VM(ctx, name) },
+		NameOf:  func(v api.VM) string { return v.Name },
+		Columns: []string{"NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "DISK", "CREATED"},
+		Row: func(s *cliio.IO, v api.VM) []cliio.Cell {
+			return []cliio.Cell{cliio.Text(v.Name), cliio.State(v.State), cliio.Text(v.Image), cliio.Number(int64(v.CPUs)),
+				cliio.Memory(v.MemoryBytes), cliio.Memory(v.DiskBytes), s.Time(v.CreatedAt)}
 		},
-		ValidArgsFunction: a.Complete(app.VMNames, false),
+		Fields: fields,
+		Delete: func(ctx context.Context, c *client.Client, name string, force bool) error {
+			return c.DeleteVM(ctx, name, force)
+		},
+		Doomed: " with all its disks",
+		Forced: "VMs that run",
 	}
-	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print the VM as JSON")
-	return cmd
-}
-
-func runShow(ctx context.Context, o *ShowOptions) error {
-	c, err := o.App.Client()
-	if err != nil {
-		return err
-	}
-	v, err := c.VM(ctx, o.Name)
-	if err != nil {
-		return app.Suggest(ctx, c, err, "vm", o.Name, app.VMNames)
-	}
-	s := o.App.IO
-	if o.JSON {
-		return s.WriteJSON(v)
-	}
-	return s.WriteFields(fields(s, v))
 }
 
 func fields(s *cliio.IO, v api.VM) []cliio.Field {
