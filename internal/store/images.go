@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"time"
 
 	"banger/internal/errs"
 	"banger/internal/image"
@@ -27,7 +26,7 @@ func (s *Store) InsertImage(ctx context.Context, img image.Image, replace bool) 
 			}
 		}
 		_, err := tx.ExecContext(ctx, "INSERT INTO images (id, name, record, created_at) VALUES (?, ?, ?, ?)",
-			img.ID, img.Name, string(record), img.CreatedAt.Format(time.RFC3339Nano))
+			img.ID, img.Name, string(record), stamp(img.CreatedAt))
 		return err
 	})
 	if isUnique(err) {
@@ -70,10 +69,10 @@ func (s *Store) DeleteImage(ctx context.Context, id string) error {
 	return err
 }
 
-// Image is the image of that name, or else of that id.
+// Image is the image of that id, or else of that name.
 func (s *Store) Image(ctx context.Context, nameOrID string) (image.Image, error) {
 	found, err := query[image.Image](ctx, s.db,
-		"SELECT record FROM images WHERE name = ?1 OR id = ?1 ORDER BY name = ?1 DESC LIMIT 1", nameOrID)
+		"SELECT record FROM images WHERE name = ?1 OR id = ?1 ORDER BY id = ?1 DESC LIMIT 1", nameOrID)
 	if err != nil {
 		return image.Image{}, err
 	}

@@ -46,6 +46,11 @@ func (s *Store) migrate(ctx context.Context) error {
 		return errs.Hint(errs.New(errs.Precondition, "schema version %d is newer than this program's %d", version, len(migrations)),
 			"use the newer banger that wrote it, or another BANGER_STATE_DIR")
 	}
+	// Not before the file is known to be ours. The mode is kept in the file.
+	var mode string
+	if err := s.db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
+		return err
+	}
 	for version < len(migrations) {
 		err := s.seam.Tx(ctx, "store.migrate", s.db, func(tx *sql.Tx) error {
 			if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {

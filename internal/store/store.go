@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -27,11 +28,11 @@ type Store struct {
 
 // Open opens or makes the database at path and brings its schema up to date. A schema
 // newer than this program, and a file that is not banger's, are refused as
-// Precondition. The caller holds the state directory's lock.
+// Precondition, and left as they are. The caller holds the state directory's lock.
 func Open(ctx context.Context, seam *effect.Seam, path string) (*Store, error) {
 	dsn := (&url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: url.Values{
 		"_txlock": {"immediate"},
-		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "busy_timeout(5000)"},
+		"_pragma": {"synchronous(FULL)", "foreign_keys(1)", "busy_timeout(5000)"},
 	}.Encode()}).String()
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
@@ -73,6 +74,9 @@ func classify(err error) error {
 	}
 	return err
 }
+
+// stamp is t so that the order of text is the order of time.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000000Z") }
 
 // isUnique tells whether err is a violated UNIQUE constraint.
 func isUnique(err error) bool {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"time"
 
 	"banger/internal/errs"
 	"banger/internal/vm"
@@ -21,7 +20,7 @@ func (s *Store) InsertVM(ctx context.Context, r vm.Record) error {
 	err = s.tx(ctx, "vm.insert", func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx,
 			"INSERT INTO vms (id, name, image_id, state, op, record, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-			r.ID, r.Name, r.ImageID, r.State, r.Op, string(record), r.CreatedAt.Format(time.RFC3339Nano))
+			r.ID, r.Name, r.ImageID, r.State, r.Op, string(record), stamp(r.CreatedAt))
 		return err
 	})
 	switch {
@@ -60,9 +59,10 @@ func (s *Store) DeleteVM(ctx context.Context, id string) error {
 	})
 }
 
-// VM is the VM of that name, or else of that id.
+// VM is the VM of that id, or else of that name: ids are what services look up, and no
+// name may lead them astray.
 func (s *Store) VM(ctx context.Context, nameOrID string) (vm.Record, error) {
-	records, err := s.vms(ctx, "WHERE name = ?1 OR id = ?1 ORDER BY name = ?1 DESC LIMIT 1", nameOrID)
+	records, err := s.vms(ctx, "WHERE name = ?1 OR id = ?1 ORDER BY id = ?1 DESC LIMIT 1", nameOrID)
 	if err != nil {
 		return vm.Record{}, err
 	}
