@@ -266,6 +266,10 @@ func makeCgroups() (*session.Cgroups, error) {
 	if err := os.WriteFile(group+"/pids.max", []byte(strconv.Itoa(maxProcesses())), 0); err != nil {
 		return nil, fmt.Errorf("limit processes: %w", err)
 	}
+	// A line for every process at every kill keeps a machine busy that has thousands.
+	if err := os.WriteFile("/proc/sys/vm/oom_dump_tasks", []byte("0"), 0); err != nil {
+		return nil, fmt.Errorf("shorten the kernel's reports: %w", err)
+	}
 	if limit := maxMemory(); limit > 0 {
 		if err := os.WriteFile(group+"/memory.max", []byte(strconv.FormatInt(limit, 10)), 0); err != nil {
 			return nil, fmt.Errorf("limit memory: %w", err)
