@@ -153,7 +153,8 @@ func (s *Service) pull(ctx context.Context, ref oci.Ref, source, name string, fo
 		return Image{}, err
 	}
 	if err := s.store.InsertImage(ctx, img, force); err != nil {
-		return Image{}, err
+		// A commit that failed may have happened all the same: no row without its file.
+		return Image{}, errors.Join(err, s.store.DeleteImage(context.WithoutCancel(ctx), id))
 	}
 	if force {
 		s.dropUnnamed(ctx)
