@@ -37,7 +37,7 @@ var layers = []layer{
 	{
 		name: "mechanism", // one each; know no VM and not each other
 		packages: []string{
-			"archive", "cpio", "embedded", "ext4", "fcapi", "kvmprobe", "netstack", "oci", "qmp",
+			"archive", "cpio", "embedded", "ext4", "fcapi", "kvmprobe", "netstack", "oci", "oci/ocitest", "qmp",
 		},
 		may: []string{"base"},
 	},

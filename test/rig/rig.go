@@ -5,7 +5,6 @@
 package rig
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -28,6 +27,7 @@ import (
 	"banger/internal/effect"
 	"banger/internal/embedded"
 	"banger/internal/kernelcat"
+	"banger/internal/oci/ocitest"
 	"banger/internal/sandbox"
 	"banger/internal/vmm"
 	"banger/internal/vmm/fake"
@@ -272,40 +272,5 @@ func (r *Rig) Files() []string {
 // WriteLayout writes an OCI layout with one small layer.
 func WriteLayout(t testing.TB, dir string) {
 	t.Helper()
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	for _, name := range []string{"bin/", "etc/", "root/"} {
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	blobs := filepath.Join(dir, "blobs", "sha256")
-	if err := os.MkdirAll(blobs, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	add := func(content []byte) string {
-		sum := sha256.Sum256(content)
-		digest := hex.EncodeToString(sum[:])
-		if err := os.WriteFile(filepath.Join(blobs, digest), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return "sha256:" + digest
-	}
-	layerDigest := add(layer.Bytes())
-	config := fmt.Sprintf(`{"architecture":"amd64","os":"linux","config":{"Cmd":["true"],"Env":["FROM=image"]},`+
-		`"rootfs":{"type":"layers","diff_ids":[%q]}}`, layerDigest)
-	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",`+
-		`"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},`+
-		`"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`,
-		add([]byte(config)), len(config), layerDigest, layer.Len())
-	index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json",`+
-		`"digest":%q,"size":%d,"platform":{"architecture":"amd64","os":"linux"}}]}`, add([]byte(manifest)), len(manifest))
-	for name, content := range map[string]string{"index.json": index, "oci-layout": `{"imageLayoutVersion":"1.0.0"}`} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	ocitest.WriteLayout(t, dir)
 }
