@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -152,21 +153,47 @@ func (s *Seam) PublishBytes(ctx context.Context, name, path string, perm fs.File
 // somebody else holds it. The lock lasts until the last descriptor of the returned open
 // file, inherited ones included, is closed.
 func (s *Seam) TryLock(ctx context.Context, name, path string) (*os.File, error) {
+	return s.WaitLock(ctx, name, path, 0)
+}
+
+// WaitLock is TryLock that waits up to limit for a lock that is held.
+func (s *Seam) WaitLock(ctx context.Context, name, path string, limit time.Duration) (*os.File, error) {
 	var f *os.File
 	err := s.Do(ctx, name, func() (err error) {
 		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return err
 		}
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			_ = f.Close()
-			f = nil
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil
-			}
+		held, err := flock(ctx, f, limit)
+		if err == nil && held {
+			return nil
+		}
+		_ = f.Close()
+		f = nil
+		if err != nil {
 			return fmt.Errorf("lock %s: %w", path, err)
 		}
 		return nil
 	})
 	return f, err
+}
+
+// flock polls, because a blocking flock cannot be cancelled.
+func flock(ctx context.Context, f *os.File, limit time.Duration) (held bool, err error) {
+	const firstStep, longestStep = time.Millisecond, 50 * time.Millisecond
+	deadline := time.Now().Add(limit)
+	for step := firstStep; ; step = min(2*step, longestStep) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
+			return err == nil, err
+		}
+		if !time.Now().Before(deadline) {
+			return false, nil
+		}
+		select {
+		case <-time.After(step):
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
 }

@@ -88,11 +88,10 @@ func (s *Service) recordEnd(ctx context.Context, r Record) (Record, error) {
 	return r, s.save(ctx, r)
 }
 
-// endGrace is how long a shim that has answered "ended" may take to exit by itself.
 const (
-	endGrace = 2 * time.Second
-	endLimit = 15 * time.Second
-	pollStep = 2 * time.Millisecond
+	endGrace  = 2 * time.Second        // for a shim that has answered "ended" to exit by itself
+	killGrace = 200 * time.Millisecond // for a killed one, before it is looked for again
+	endLimit  = 15 * time.Second
 )
 
 // endProcesses returns when no process of the VM is left: it waits for a run that has
@@ -101,35 +100,26 @@ const (
 func (s *Service) endProcesses(ctx context.Context, r Record) error {
 	dir := s.Dirs.VM(r.ID)
 	deadline := time.Now().Add(endLimit)
-	patience := time.Now()
+	var grace time.Duration
 	if _, err := os.Stat(dir.Outcome()); err == nil {
-		patience = patience.Add(endGrace)
+		grace = endGrace
 	}
-	for step := pollStep; ; step = min(2*step, 50*time.Millisecond) {
-		lock, err := s.Seam.TryLock(ctx, "vm.lock", dir.Lock())
-		if errors.Is(err, fs.ErrNotExist) {
+	for {
+		lock, err := s.Seam.WaitLock(ctx, "vm.lock", dir.Lock(), grace)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			return nil // no run directory: nothing ever ran
-		}
-		if err != nil {
+		case err != nil:
 			return err
-		}
-		if lock != nil {
+		case lock != nil:
 			return lock.Close()
-		}
-		now := time.Now()
-		if now.After(deadline) {
+		case time.Now().After(deadline):
 			return errs.New(errs.Busy, "a process of VM %q does not end", r.Name)
 		}
-		if now.After(patience) {
-			if err := s.killShim(ctx, r); err != nil {
-				return err
-			}
+		if err := s.killShim(ctx, r); err != nil {
+			return err
 		}
-		select {
-		case <-time.After(step):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		grace = killGrace
 	}
 }
 

@@ -129,6 +129,10 @@ func prepare(t *testing.T, op operation) *rig.Rig {
 	r.Start("")
 	r.PullImage()
 	c := r.Client()
+	// Once KVM was probed the answer is in the state directory, and no case pays for it.
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	s := spec(false)
 	s.Name = bystan
 	if _, err := c.CreateVM(t.Context(), s); err != nil {
