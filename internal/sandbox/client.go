@@ -59,11 +59,15 @@ func (c *Client) Ticket(ctx context.Context, r TicketRequest) (t Ticket, err err
 const maxAnswer = 1 << 20
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return err
+	var body io.Reader // none: a server sees that its client went only once the body was read
+	if in != nil {
+		content, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(content)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://shim"+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, "http://shim"+path, body)
 	if err != nil {
 		return err
 	}
