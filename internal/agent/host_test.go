@@ -525,5 +525,9 @@ func TestMain(m *testing.M) {
 		fmt.Println("these tests need setsid")
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if shared.dir != "" {
+		_ = os.RemoveAll(shared.dir)
+	}
+	os.Exit(code)
 }
