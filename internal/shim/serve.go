@@ -43,7 +43,11 @@ func (s *Shim) Serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST "+sandbox.PathTicket, s.handleTicket)
 	mux.HandleFunc("GET "+sandbox.PathSession, s.handleSession)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit, MaxHeaderBytes: 64 << 10}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	finished := make(chan struct{})
 	go func() {
+		defer close(finished)
 		<-ctx.Done()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishServer)
 		defer cancel()
@@ -52,6 +56,7 @@ func (s *Shim) Serve(ctx context.Context, l net.Listener) error {
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
+	<-finished // Serve returns when Shutdown begins
 	return nil
 }
 
