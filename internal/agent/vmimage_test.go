@@ -33,14 +33,19 @@ func guestFiles(t *testing.T) (kernel, base string) {
 		t.Skipf("%s and %s name no kernel and no image", envKernel, envOCI)
 	}
 	shared.once.Do(func() {
-		if shared.dir, shared.err = os.MkdirTemp("", "agent-test-*"); shared.err == nil {
-			shared.err = writeBase(filepath.Join(shared.dir, "base.ext4"), layout)
-		}
+		shared.dir, shared.err = makeShared(layout)
 	})
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
 	return filepath.Join(dir, "vmlinux"), filepath.Join(shared.dir, "base.ext4")
+}
+
+func makeShared(layout string) (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "agent-test-*"); err != nil {
+		return "", err
+	}
+	return dir, writeBase(filepath.Join(dir, "base.ext4"), layout)
 }
 
 func writeBase(path, layout string) error {
