@@ -44,6 +44,7 @@ func Main(args []string, version string, extra Drivers) int {
 	for name, d := range extra {
 		drivers[name] = d
 	}
+	unix.Umask(0o077) // what libraries create is nobody else's business either
 	verb := ""
 	if len(args) > 0 {
 		verb = args[0]
