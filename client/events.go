@@ -19,10 +19,7 @@ func readEvents(body io.Reader, progress func(api.Progress), result any) error {
 	for {
 		name, data, err := readEvent(r)
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				return transportError(io.ErrUnexpectedEOF)
-			}
-			return err
+			return transportError(err) // also when the stream ends in good order, but too early
 		}
 		switch name {
 		case api.EventProgress:

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"banger/api"
 	"banger/internal/errs"
@@ -36,6 +37,11 @@ func TestHostileEvents(t *testing.T) {
 	}
 	if err := readEvents(strings.NewReader("event: result\ndata: {"), nil, &v); !errs.Is(err, errs.Unavailable) {
 		t.Errorf("cut: %v", err)
+	}
+	// The daemon was killed: HTTP misses the end of the body.
+	killed := io.MultiReader(strings.NewReader("event: progress\ndata: {}\n\n"), iotest.ErrReader(io.ErrUnexpectedEOF))
+	if err := readEvents(killed, nil, &v); !errs.Is(err, errs.Unavailable) || errs.HintOf(err) == "" {
+		t.Errorf("killed: %v, hint %q", err, errs.HintOf(err))
 	}
 	if err := readEvents(strings.NewReader("event: error\ndata: [\n\n"), nil, &v); !errs.Is(err, errs.Internal) {
 		t.Errorf("malformed error: %v", err)
