@@ -6,7 +6,10 @@ package flight
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"sync"
+
+	"banger/internal/errs"
 )
 
 // Group shares runs by key. The zero value is ready.
@@ -26,7 +29,8 @@ type call[T any] struct {
 var errAbandoned = errors.New("every caller gave up")
 
 // Do runs f for key, or joins the run that is under way. It returns f's results, or the
-// cause of ctx's end, which leaves the run to the others.
+// cause of ctx's end, which leaves the run to the others. A panic of f, which is on no
+// caller's goroutine, is an Internal error with its stack.
 func (g *Group[T]) Do(ctx context.Context, key string, f func(context.Context) (T, error)) (T, error) {
 	g.mu.Lock()
 	if g.calls == nil {
@@ -52,14 +56,19 @@ func (g *Group[T]) Do(ctx context.Context, key string, f func(context.Context) (
 }
 
 func (g *Group[T]) run(ctx context.Context, key string, c *call[T], f func(context.Context) (T, error)) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.err = errs.New(errs.Internal, "panic: %v\n%s", p, debug.Stack())
+		}
+		g.mu.Lock()
+		if g.calls[key] == c {
+			delete(g.calls, key)
+		}
+		g.mu.Unlock()
+		c.cancel(nil)
+		close(c.done)
+	}()
 	c.value, c.err = f(ctx)
-	g.mu.Lock()
-	if g.calls[key] == c {
-		delete(g.calls, key)
-	}
-	g.mu.Unlock()
-	c.cancel(nil)
-	close(c.done)
 }
 
 // leave forgets an abandoned run at once: who asks next starts a new one instead of

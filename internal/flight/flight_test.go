@@ -3,11 +3,13 @@ package flight_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
+	"banger/internal/errs"
 	"banger/internal/flight"
 )
 
@@ -63,4 +65,15 @@ func TestCancelledWhenTheLastLeaves(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+func TestPanicIsAnErrorOfEveryCaller(t *testing.T) {
+	var g flight.Group[int]
+	_, err := g.Do(t.Context(), "k", func(context.Context) (int, error) { panic("a bug") })
+	if !errs.Is(err, errs.Internal) || !strings.Contains(err.Error(), "a bug") || !strings.Contains(err.Error(), "flight_test.go") {
+		t.Errorf("error %v", err)
+	}
+	if v, err := g.Do(t.Context(), "k", func(context.Context) (int, error) { return 7, nil }); v != 7 || err != nil {
+		t.Errorf("the next run: %d, %v", v, err)
+	}
 }
