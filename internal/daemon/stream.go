@@ -76,7 +76,7 @@ func stream[T any](accept string, call func(context.Context, report) (T, error))
 		s := &sender{hc: hc, events: strings.Contains(accept, "text/event-stream")}
 		var tell report = func(api.Progress) {}
 		if s.events {
-			tell = func(p api.Progress) { s.event(api.EventProgress, p) }
+			tell = s.progress
 		}
 		result, err := call(hc.Context(), tell)
 		s.end(result, err)
@@ -88,11 +88,20 @@ type sender struct {
 	events bool
 	mu     sync.Mutex
 	begun  bool
+	ended  bool
+}
+
+// progress is dropped after the end: work that callers share tells of itself for longer
+// than one of them listens.
+func (s *sender) progress(p api.Progress) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.event(api.EventProgress, p)
+	}
 }
 
 func (s *sender) event(name string, v any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.begun {
 		s.begun = true
 		s.hc.SetHeader("Content-Type", "text/event-stream")
@@ -111,6 +120,9 @@ func (s *sender) event(name string, v any) {
 }
 
 func (s *sender) end(result any, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
 	switch {
 	case err != nil && s.begun:
 		s.event(api.EventError, api.ErrorBody{Error: wireError(err)})
