@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -287,7 +288,7 @@ func TestClientThatGoesEndsTheGuestsSession(t *testing.T) {
 	}
 	guest, _ := m.guest(t)
 	client.Close()
-	if _, err := guest.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := guest.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the guest reads %v", err)
 	}
 }
