@@ -121,13 +121,18 @@ func (s *Service) resolve(ctx context.Context, spec api.VMSpec, progress image.P
 
 // reserve commits the intent, and with it the name: the given one, or the next free.
 func (s *Service) reserve(ctx context.Context, r Record, choose bool) (Record, error) {
-	if !choose {
-		return r, s.Store.InsertVM(ctx, r)
-	}
 	for n := 1; ; n++ {
-		r.Name = fmt.Sprintf("vm-%d", n)
+		if choose {
+			r.Name = fmt.Sprintf("vm-%d", n)
+		}
 		err := s.Store.InsertVM(ctx, r)
-		if !errs.Is(err, errs.AlreadyExists) {
+		switch {
+		case err == nil:
+			return r, nil
+		case !errs.Is(err, errs.AlreadyExists):
+			// The commit may have happened although it reported an error.
+			return r, rolledBack(err, s.Store.DeleteVM(context.WithoutCancel(ctx), r.ID))
+		case !choose:
 			return r, err
 		}
 	}
