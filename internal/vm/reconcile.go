@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"banger/api"
 	"banger/internal/errs"
@@ -66,14 +67,30 @@ func (s *Service) reconcileOne(ctx context.Context, r Record) error {
 	case r.Op == OpStart:
 		return s.undoStart(ctx, r)
 	case r.Op == OpStop:
-		_, err := s.settle(ctx, r)
-		return err
+		return s.finishStop(ctx, r)
 	case r.State == api.StateRunning:
 		return s.adopt(ctx, r)
 	case r.RM: // it never ran, or its removal was never begun
 		return s.remove(ctx, r)
 	}
 	return sandbox.ClearTemps(ctx, s.Seam, s.Dirs.VM(r.ID))
+}
+
+// stopLimit is what a shim may take to end a guest that hangs, and some more.
+const stopLimit = stopGrace + 10*time.Second
+
+// finishStop goes on with a stop. The order is given again, because the first one may
+// not have reached the shim and the guest still has things to write.
+func (s *Service) finishStop(ctx context.Context, r Record) error {
+	if !r.RM {
+		askCtx, cancel := context.WithTimeout(ctx, stopLimit)
+		defer cancel()
+		if _, err := sandbox.Connect(s.Dirs.VM(r.ID)).Stop(askCtx); err != nil && !errs.Is(err, errs.Unavailable) {
+			s.Log.Warn("ask the shim to end its VM", "vm", r.ID, "error", err)
+		}
+	}
+	_, err := s.settle(ctx, r)
+	return err
 }
 
 // undoStart ends a start that nobody was told of.
