@@ -151,7 +151,7 @@ func TestKillAnything(t *testing.T) {
 			leaveNothing(t)
 			s.faulty(t, c.faults)
 			r := s.Run("vm", "start", keeper)
-			s.Faults("")
+			s.StopDaemon()
 			if r.Code != 1 || !strings.Contains(r.Err, `start VM "`+keeper+`"`) || !strings.Contains(r.Err, "shim") {
 				t.Errorf("the shim was killed: %v", r)
 			}
@@ -160,5 +160,108 @@ func TestKillAnything(t *testing.T) {
 			s.start(t)
 			s.Want(0, "vm", "stop", keeper)
 		})
+	}
+}
+
+// A VM that runs, and what is killed under it.
+func TestKillUnderARunningVM(t *testing.T) {
+	s := &saver{Host: shaken(t)}
+	all := s.TB
+	t.Cleanup(func() { s.TB = all; s.Run("vm", "delete", "--force", keeper) })
+	s.Want(0, "vm", "create", keeper)
+	s.Want(0, "vm", "start", keeper)
+	s.save(t)
+
+	for _, c := range []struct {
+		name  string
+		kill  func(t *testing.T)
+		state string
+		why   string // part of the VM's error
+	}{
+		{"stop/the intent is recorded", func(t *testing.T) {
+			s.shot(t, "daemon:kill-after@store.vm.update#1", "vm", "stop", keeper)
+		}, api.StateStopped, ""},
+		{"stop/the VM has ended", func(t *testing.T) {
+			s.shot(t, "daemon:kill@store.vm.update#2", "vm", "stop", keeper)
+		}, api.StateStopped, ""},
+		{"stop/the shim before it says how it ended", func(t *testing.T) {
+			s.StopDaemon()
+			s.Want(0, "vm", "stop", keeper)
+			s.faulty(t, "shim:kill@vm.outcome.write#1")
+			s.start(t)
+			s.Want(0, "vm", "stop", keeper)
+			s.StopDaemon()
+		}, api.StateFailed, "shim died"},
+		{"the shim", func(t *testing.T) {
+			kill(t, s.handles(t).Shim)
+			s.Want(0, "vm", "wait", keeper, "--for", "stopped")
+		}, api.StateFailed, "shim died"},
+		{"the shim while no daemon looks", func(t *testing.T) {
+			shim := s.handles(t).Shim
+			s.StopDaemon()
+			kill(t, shim)
+		}, api.StateFailed, "shim died"},
+		{"the VMM", func(t *testing.T) {
+			kill(t, *s.handles(t).VMM)
+			s.Want(0, "vm", "wait", keeper, "--for", "stopped")
+		}, api.StateFailed, "signal: killed"},
+		{"daemon, shim and VMM at once", func(t *testing.T) {
+			handles := s.handles(t)
+			s.killDaemon(t)
+			kill(t, handles.Shim)
+			if handles.VMM.Alive() {
+				_ = syscall.Kill(handles.VMM.PID, syscall.SIGKILL) // or it has gone with its shim
+			}
+		}, api.StateFailed, "shim died"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s.TB = t
+			c.kill(t)
+			vm := s.InState(keeper, c.state)
+			contains(t, "the VM's error", vm.Error, c.why)
+			if c.why == "" && vm.Error != "" {
+				t.Errorf("the VM's error: %s", vm.Error)
+			}
+			s.start(t)
+		})
+	}
+
+	t.Run("delete", func(t *testing.T) {
+		s.TB = t
+		s.shot(t, "daemon:kill-after@vm.dir.remove#1", "vm", "delete", "--force", keeper)
+		if vms := s.VMs(); len(vms) != 0 {
+			t.Errorf("not deleted: %+v", vms)
+		}
+	})
+	s.TB = t
+}
+
+// The VMM and the shim are killed while the guest boots: the start fails and says why.
+func TestKillWhileBooting(t *testing.T) {
+	h := shaken(t)
+	for name, victim := range map[string]func(sandbox.Handles) procid.ID{
+		"VMM":  func(x sandbox.Handles) procid.ID { return *x.VMM },
+		"shim": func(x sandbox.Handles) procid.ID { return x.Shim },
+	} {
+		h.Want(0, "vm", "create", "boots")
+		p := h.Start(nil, "vm", "start", "boots")
+		h.Eventually("the VMM runs", func() bool {
+			vm := h.VM("boots")
+			handles, err := sandbox.ReadHandles(h.RunDir(vm.ID))
+			if err != nil || handles.VMM == nil {
+				return false
+			}
+			kill(t, victim(handles))
+			return true
+		})
+		r := p.Wait()
+		if r.Code != 1 {
+			t.Errorf("%s was killed while it booted: %v", name, r)
+		}
+		contains(t, "stderr", r.Err, `start VM "boots"`, map[string]string{"VMM": "boot ended before", "shim": "shim"}[name])
+		if vm := h.InState("boots", api.StateFailed); vm.Error == "" {
+			t.Error("no reason")
+		}
+		h.Want(0, "vm", "delete", "--yes", "boots")
 	}
 }
