@@ -54,7 +54,8 @@ const (
 	EndClean    = "clean"    // the guest said so
 	EndKilled   = "killed"   // on request
 	EndHang     = "hang"     // it was asked to stop, did not in time, and was killed
-	EndVanished = "vanished" // the VMM ended without a word from the guest: a panic, or a crash of the VMM
+	EndPanic    = "panic"    // the guest's kernel says on the console that it panicked
+	EndVanished = "vanished" // the VMM ended without a word from the guest
 	EndBoot     = "boot"     // it never became ready
 	EndShim     = "shim"     // the shim died, and the VMM with it
 	EndHost     = "host"     // the host went down
@@ -69,7 +70,7 @@ type Outcome struct {
 
 // Failed tells whether the VM failed, as against stopped.
 func (o Outcome) Failed() bool {
-	return o.How == EndVanished || o.How == EndBoot || o.How == EndShim
+	return o.How == EndPanic || o.How == EndVanished || o.How == EndBoot || o.How == EndShim
 }
 
 // Phases of a run, in their order.

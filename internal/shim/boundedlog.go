@@ -113,6 +113,13 @@ func (l *boundedLog) rotate(ctx context.Context) {
 	}
 }
 
+// Has tells whether the last few kilobytes have the text.
+func (l *boundedLog) Has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Contains(l.tail, []byte(text))
+}
+
 // Tail is the last lines, with control characters made harmless.
 func (l *boundedLog) Tail() string {
 	l.mu.Lock()

@@ -235,9 +235,16 @@ func (s *Shim) judge(machine vmm.Machine, bootErr error) (sandbox.Outcome, bool,
 	case verb != "":
 		return sandbox.Outcome{How: sandbox.EndClean}, false, nil
 	}
+	// Guest's root can forge the console's text, which only mislabels its own end.
+	if s.console.Has(panicText) {
+		return sandbox.Outcome{How: sandbox.EndPanic}, false,
+			errs.New(errs.Unavailable, "the guest's kernel panicked%s", s.lastWords())
+	}
 	return sandbox.Outcome{How: sandbox.EndVanished}, false,
 		errs.New(errs.Unavailable, "the guest ended without a word (VMM: %s)%s", machine.Exit(), s.lastWords())
 }
+
+const panicText = "Kernel panic - not syncing"
 
 // explainBoot says at which stage a boot ended, with the last lines of output.
 func (s *Shim) explainBoot(err error) error {

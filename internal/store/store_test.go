@@ -78,7 +78,7 @@ func someVM(id, name, imageID string) vm.Record {
 	return vm.Record{
 		ID: id, Name: name, State: api.StateRunning, Op: vm.OpStop, ImageID: imageID, Image: "i", Kernel: "k", CPUs: 3,
 		MemoryBytes: 4, DiskBytes: 5, RM: true, Driver: "auto", LastDriver: "qemu", MachineID: "m", CreatedAt: day.Add(7),
-		StartedAt: &started, Run: 8, PID: 9, Error: "e",
+		StartedAt: &started, Run: 8, Error: "e",
 	}
 }
 

@@ -19,7 +19,7 @@ func (s *Service) Create(ctx context.Context, spec api.VMSpec, progress image.Pr
 		return api.VM{}, err
 	}
 	unlock()
-	return r.wire(), nil
+	return s.wire(r), nil
 }
 
 // create makes the VM and holds it: the caller unlocks.

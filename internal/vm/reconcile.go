@@ -104,7 +104,7 @@ func (s *Service) undoStart(ctx context.Context, r Record) error {
 	if err := sandbox.ClearTemps(ctx, s.Seam, s.Dirs.VM(r.ID)); err != nil {
 		return err
 	}
-	r.State, r.Op, r.PID = api.StateStopped, OpNone, 0
+	r.State, r.Op = api.StateStopped, OpNone
 	return s.save(ctx, r)
 }
 

@@ -19,6 +19,7 @@ import (
 	"banger/internal/image"
 	"banger/internal/kernelcat"
 	"banger/internal/paths"
+	"banger/internal/sandbox"
 )
 
 // Operations that may be under way on a VM; its intent.
@@ -49,7 +50,6 @@ type Record struct {
 	CreatedAt   time.Time
 	StartedAt   *time.Time
 	Run         int // counts starts
-	PID         int
 	Error       string
 }
 
@@ -106,12 +106,20 @@ func checkName(name string) error {
 	return nil
 }
 
-func (r Record) wire() api.VM {
-	return api.VM{
+// wire is r for a client, with the pid that the run's own file names: it changes when
+// the guest reboots.
+func (s *Service) wire(r Record) api.VM {
+	vm := api.VM{
 		ID: r.ID, Name: r.Name, State: r.State, Image: r.Image, Kernel: r.Kernel, CPUs: r.CPUs,
 		MemoryBytes: r.MemoryBytes, DiskBytes: r.DiskBytes, CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,
-		VMM: r.LastDriver, PID: r.PID, Ports: []api.Port{}, Error: r.Error, RM: r.RM,
+		VMM: r.LastDriver, Ports: []api.Port{}, Error: r.Error, RM: r.RM,
 	}
+	if r.State == api.StateRunning {
+		if h, err := sandbox.ReadHandles(s.Dirs.VM(r.ID)); err == nil && h.VMM != nil {
+			vm.PID = h.VMM.PID
+		}
+	}
+	return vm
 }
 
 func guestExec(e api.Exec, img image.Image) (guestproto.Exec, error) {

@@ -81,7 +81,7 @@ func (s *Service) List(ctx context.Context) ([]api.VM, error) {
 	}
 	list := make([]api.VM, 0, len(records))
 	for _, r := range records {
-		list = append(list, r.wire())
+		list = append(list, s.wire(r))
 	}
 	return list, nil
 }
@@ -89,7 +89,7 @@ func (s *Service) List(ctx context.Context) ([]api.VM, error) {
 // Show is one VM, by name or id.
 func (s *Service) Show(ctx context.Context, name string) (api.VM, error) {
 	r, err := s.find(ctx, name)
-	return r.wire(), err
+	return s.wire(r), err
 }
 
 func (s *Service) find(ctx context.Context, name string) (Record, error) {
@@ -173,7 +173,7 @@ func (s *Service) Wait(ctx context.Context, name, want string) (api.VM, error) {
 		if err != nil {
 			return last, err
 		}
-		last, name = r.wire(), r.ID // a new VM of the same name is not the one waited for
+		last, name = s.wire(r), r.ID // a new VM of the same name is not the one waited for
 		done, err := reached(r, want)
 		if done || err != nil {
 			return last, err

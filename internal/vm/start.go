@@ -24,10 +24,10 @@ func (s *Service) Start(ctx context.Context, name string) (api.StartResult, erro
 	defer unlock()
 	t := newTrace()
 	if r.State == api.StateRunning {
-		return api.StartResult{VM: r.wire(), Trace: []api.Span{}}, nil
+		return api.StartResult{VM: s.wire(r), Trace: []api.Span{}}, nil
 	}
 	r, err = s.start(ctx, r, false, t)
-	return api.StartResult{VM: r.wire(), Trace: t.spans}, err
+	return api.StartResult{VM: s.wire(r), Trace: t.spans}, err
 }
 
 // Run makes, starts and enters a VM. The VM ends with its session unless KeepRunning,
@@ -46,7 +46,7 @@ func (s *Service) Run(ctx context.Context, req api.RunRequest, progress image.Pr
 	if err != nil {
 		return api.RunResult{}, rolledBack(err, undo.Run(ctx))
 	}
-	return api.RunResult{VM: r.wire(), Session: session, Trace: t.spans}, nil
+	return api.RunResult{VM: s.wire(r), Session: session, Trace: t.spans}, nil
 }
 
 func (s *Service) enter(ctx context.Context, r *Record, req api.RunRequest, t *trace) (api.Session, error) {
@@ -66,7 +66,7 @@ func (s *Service) start(ctx context.Context, r Record, endWithSession bool, t *t
 	if err != nil {
 		return r, fmt.Errorf("start VM %q: %w", r.Name, err)
 	}
-	r.State, r.Op, r.Error, r.PID, r.StartedAt = api.StateStarting, OpStart, "", 0, nil
+	r.State, r.Op, r.Error, r.StartedAt = api.StateStarting, OpStart, "", nil
 	r.Run++
 	if err := s.save(ctx, r); err != nil {
 		return r, err
@@ -78,7 +78,7 @@ func (s *Service) start(ctx context.Context, r Record, endWithSession bool, t *t
 		return s.startFailed(ctx, r, err)
 	}
 	now := time.Now().UTC()
-	r.State, r.Op, r.PID, r.StartedAt = api.StateRunning, OpNone, state.PID, &now
+	r.State, r.Op, r.StartedAt = api.StateRunning, OpNone, &now
 	if err := s.save(ctx, r); err != nil {
 		return s.startFailed(ctx, r, err)
 	}
@@ -157,7 +157,7 @@ func (s *Service) startFailed(ctx context.Context, r Record, cause error) (Recor
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollback.Limit)
 	defer cancel()
 	endErr := s.endProcesses(ctx, r)
-	r.State, r.PID = api.StateFailed, 0
+	r.State = api.StateFailed
 	if errs.Is(cause, errs.Cancelled) {
 		r.State = api.StateStopped
 	} else {

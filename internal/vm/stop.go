@@ -41,18 +41,18 @@ func (s *Service) halt(ctx context.Context, name string, ask func(context.Contex
 	}
 	defer unlock()
 	if r.State != api.StateRunning && r.Op != OpStop { // OpStop: an earlier one did not reach its end
-		return r.wire(), nil
+		return s.wire(r), nil
 	}
 	ctx = context.WithoutCancel(ctx)
 	r.State, r.Op = api.StateStopping, OpStop
 	if err := s.save(ctx, r); err != nil {
-		return r.wire(), err
+		return s.wire(r), err
 	}
 	if err := ask(ctx, sandbox.Connect(s.Dirs.VM(r.ID))); err != nil {
 		s.Log.Warn("ask the shim to end its VM", "vm", r.ID, "error", err)
 	}
 	r, err = s.settle(ctx, r)
-	return r.wire(), err
+	return s.wire(r), err
 }
 
 // settle ends whatever processes a held VM still has, and records how its run ended. A
@@ -81,7 +81,7 @@ func (s *Service) recordEnd(ctx context.Context, r Record) (Record, error) {
 	if err != nil {
 		return r, err
 	}
-	r.State, r.Op, r.PID, r.StartedAt, r.Error = api.StateStopped, OpNone, 0, nil, outcome.Error
+	r.State, r.Op, r.StartedAt, r.Error = api.StateStopped, OpNone, nil, outcome.Error
 	if outcome.Failed() {
 		r.State = api.StateFailed
 	}
