@@ -42,7 +42,7 @@ func (k *kept) use(t *testing.T, daemon bool) *host.Host {
 	bin, oci := host.Bin(t), host.OCI(t)
 	t.Logf("programs in %s, image %s", bin, oci)
 	if k.Host == nil {
-		dir, err := os.MkdirTemp("", "banger-smoke")
+		dir, err := makeDir()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,6 +54,9 @@ func (k *kept) use(t *testing.T, daemon bool) *host.Host {
 	k.Unchanged(daemon)
 	return k.Host
 }
+
+// makeDir makes a directory that outlives the test that needs it first.
+func makeDir() (string, error) { return os.MkdirTemp("", "banger-smoke") }
 
 // end stops what serves a kept host when the tests are over.
 func (k *kept) end() error {
