@@ -71,7 +71,7 @@ func open(ctx context.Context, seam *effect.Seam, log *slog.Logger, dirs paths.D
 		return nil, err
 	}
 	if d.lock == nil {
-		return nil, errBusy
+		return nil, fmt.Errorf("%s: %w", dirs.State, errBusy)
 	}
 	defer func() {
 		if err != nil {
@@ -85,7 +85,11 @@ func open(ctx context.Context, seam *effect.Seam, log *slog.Logger, dirs paths.D
 	}
 	d.trimLog(ctx, os.Stderr)
 	d.reserve(ctx)
-	if d.store, err = store.Open(ctx, seam, dirs.Database()); err != nil {
+	err = d.sparing(ctx, func() error {
+		d.store, err = store.Open(ctx, seam, dirs.Database())
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	exe, err := os.Executable()
@@ -93,7 +97,7 @@ func open(ctx context.Context, seam *effect.Seam, log *slog.Logger, dirs paths.D
 		return nil, err
 	}
 	d.kvm = newKVMState(ctx, seam, log, exe, dirs.KVMProbe())
-	d.images = image.New(seam, log, dirs.Images(), d.store)
+	d.images = image.New(seam, log, dirs.Images(), spaceSaver{d.store, d})
 	d.kernels = kernelcat.New(seam, dirs.Kernels())
 	d.vms = vm.New(vm.Config{
 		Seam: seam, Log: log, Dirs: dirs, Store: spaceSaver{d.store, d}, Images: d.images,
@@ -153,7 +157,10 @@ func (d *daemon) listen(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	if err := d.seam.PublishBytes(ctx, "daemon.file", d.dirs.DaemonFile(), 0o600, content); err != nil {
+	err = d.sparing(ctx, func() error {
+		return d.seam.PublishBytes(ctx, "daemon.file", d.dirs.DaemonFile(), 0o600, content)
+	})
+	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return unixsock.OwnerOnly(l), nil
@@ -237,6 +244,15 @@ func (d *daemon) release(ctx context.Context) bool {
 	return d.seam.Remove(ctx, "state.reserve.release", d.dirs.Reserve()) == nil
 }
 
+// sparing does f again with the space of the reserve when the disk was too full for it.
+func (d *daemon) sparing(ctx context.Context, f func() error) error {
+	err := f()
+	if errs.Is(err, errs.Exhausted) && d.release(ctx) {
+		err = f()
+	}
+	return err
+}
+
 // spaceSaver gives the reserve back when the database finds the disk full, so that
 // deleting works then.
 type spaceSaver struct {
@@ -245,20 +261,17 @@ type spaceSaver struct {
 }
 
 func (s spaceSaver) UpdateVM(ctx context.Context, r vm.Record) error {
-	err := s.Store.UpdateVM(ctx, r)
-	if errs.Is(err, errs.Exhausted) && s.d.release(ctx) {
-		err = s.Store.UpdateVM(ctx, r)
-	}
-	return err
+	return s.d.sparing(ctx, func() error { return s.Store.UpdateVM(ctx, r) })
 }
 
 func (s spaceSaver) DeleteVM(ctx context.Context, id string) error {
-	err := s.Store.DeleteVM(ctx, id)
-	if errs.Is(err, errs.Exhausted) && s.d.release(ctx) {
-		err = s.Store.DeleteVM(ctx, id)
-	}
+	err := s.d.sparing(ctx, func() error { return s.Store.DeleteVM(ctx, id) })
 	if err == nil {
 		s.d.reserve(ctx)
 	}
 	return err
+}
+
+func (s spaceSaver) DeleteImage(ctx context.Context, id string) error {
+	return s.d.sparing(ctx, func() error { return s.Store.DeleteImage(ctx, id) })
 }

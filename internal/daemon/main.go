@@ -79,6 +79,9 @@ func serveMain(version string, drivers Drivers) int {
 	defer stop()
 	err := serve(ctx, log, version, drivers, ready)
 	if errors.Is(err, errBusy) {
+		if ready == nil { // a person started it; for a client, this is no error
+			log.Error("daemon", "error", err)
+		}
 		ready.say("busy")
 		return errs.Busy.ExitCode()
 	}

@@ -24,6 +24,7 @@ const applicationID = 0x62616e67
 type Store struct {
 	seam *effect.Seam
 	db   *sql.DB
+	path string
 }
 
 // Open opens or makes the database at path and brings its schema up to date. A schema
@@ -39,7 +40,7 @@ func Open(ctx context.Context, seam *effect.Seam, path string) (*Store, error) {
 		return nil, err
 	}
 	db.SetMaxOpenConns(1)
-	s := &Store{seam: seam, db: db}
+	s := &Store{seam: seam, db: db, path: path}
 	if err := s.migrate(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, classify(err)), db.Close())
 	}
@@ -50,7 +51,11 @@ func Open(ctx context.Context, seam *effect.Seam, path string) (*Store, error) {
 func (s *Store) Close() error { return s.db.Close() }
 
 func (s *Store) tx(ctx context.Context, name string, f func(*sql.Tx) error) error {
-	return classify(s.seam.Tx(ctx, "store."+name, s.db, f))
+	err := classify(s.seam.Tx(ctx, "store."+name, s.db, f))
+	if errs.Is(err, errs.Exhausted) {
+		err = errs.Hint(fmt.Errorf("write %s: %w", s.path, err), "make room on its disk; deleting VMs and images works on a full one")
+	}
+	return err
 }
 
 // classify gives the class of what SQLite reports.
@@ -63,6 +68,9 @@ func classify(err error) error {
 		return errs.With(errs.NotFound, err)
 	case !errors.As(err, &e):
 		return err
+	}
+	if e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE { // the log's index finds no room
+		return errs.New(errs.Exhausted, "no space left on its disk: %w", err)
 	}
 	switch e.Code() & 0xff {
 	case sqlite3.SQLITE_FULL:
