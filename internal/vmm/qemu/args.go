@@ -53,7 +53,9 @@ func (d *driver) args(spec vmm.Spec) ([]string, error) {
 		node := fmt.Sprintf("disk%d", i)
 		args = append(args,
 			"-blockdev", blockdev(node, disk),
-			"-device", "virtio-blk-device,drive="+node)
+			// A full host disk is an error that the guest sees. By default QEMU stops the
+			// machine then, which nobody would notice but by its silence.
+			"-device", "virtio-blk-device,werror=report,drive="+node)
 	}
 	return args, nil
 }
