@@ -44,18 +44,66 @@ func TestSignalsAndFailedStartsHaveTheirCodes(t *testing.T) {
 	h.Want(0, "rm", "-f", "codes")
 }
 
-// program is what an image without anything else holds.
+// program is what an image without anything else holds. It ends with the code that is
+// its first argument, fills a file up to so many MiB, or tells a file's size.
 const program = `package main
 
-import ("fmt"; "os"; "strconv")
+import (
+	"fmt"
+	"os"
+	"strconv"
+)
 
 func main() {
 	fmt.Println("static", len(os.Args)-1)
 	fmt.Fprintln(os.Stderr, "apart")
-	if len(os.Args) > 1 {
-		code, _ := strconv.Atoi(os.Args[1])
+	if len(os.Args) < 2 {
+		return
+	}
+	switch os.Args[1] {
+	case "fill":
+		if err := fill(os.Args[2], os.Args[3]); err != nil {
+			fmt.Println(err)
+			os.Exit(4)
+		}
+	case "size":
+		info, err := os.Stat(os.Args[2])
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(info.Size())
+	default:
+		code, err := strconv.Atoi(os.Args[1])
+		if err != nil {
+			panic(err)
+		}
 		os.Exit(code)
 	}
+}
+
+func fill(path, mebibytes string) error {
+	most, err := strconv.Atoi(mebibytes)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	block := make([]byte, 1<<20)
+	for i := range block {
+		block[i] = byte(i)
+	}
+	for n := range most {
+		if _, err := f.Write(block); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+		fmt.Println("synced", n+1)
+	}
+	return f.Close()
 }
 `
 
