@@ -114,7 +114,7 @@ func readReady(conn *guestproto.Conn) (guestproto.Ready, error) {
 			if err := guestproto.Decode(kind, payload, &failed); err != nil {
 				return guestproto.Ready{}, err
 			}
-			return guestproto.Ready{}, errs.New(errs.Unavailable, "guest boot at %s: %s", clean(failed.Stage, maxWord), clean(failed.Error, maxText))
+			return guestproto.Ready{}, errs.With(errs.Unavailable, &BootError{clean(failed.Stage, maxWord), clean(failed.Error, maxText)})
 		}
 	}
 }
@@ -130,3 +130,8 @@ func cleanReady(r guestproto.Ready) guestproto.Ready {
 	}
 	return r
 }
+
+// BootError is a boot that the guest itself said has failed.
+type BootError struct{ Stage, Reason string }
+
+func (e *BootError) Error() string { return "guest boot at " + e.Stage + ": " + e.Reason }

@@ -192,6 +192,14 @@ func (s *Shim) boot(ctx context.Context, machine vmm.Machine) error {
 		Env: s.spec.Env, Seed: seed,
 	}, s.hello)
 	if err != nil {
+		var told *guest.BootError
+		if errs.Is(err, errs.Unavailable) && !errors.As(err, &told) {
+			// The channel has ended; if the VMM did, how that ended tells more.
+			select {
+			case <-ctx.Done():
+			case <-time.After(drainGrace):
+			}
+		}
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
