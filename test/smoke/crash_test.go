@@ -5,6 +5,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger/api"
 	"banger/internal/procid"
@@ -67,7 +70,7 @@ func (s *saver) shot(t *testing.T, faults string, args ...string) {
 	}
 }
 
-// kill is kill -9 of one process, known for sure.
+// kill is kill -9 of one process, known for sure, and returns when it has ended.
 func kill(t *testing.T, id procid.ID) {
 	t.Helper()
 	pidfd, err := id.Open()
@@ -75,8 +78,18 @@ func kill(t *testing.T, id procid.ID) {
 		t.Fatal(err)
 	}
 	defer pidfd.Close()
-	if err := syscall.Kill(id.PID, syscall.SIGKILL); err != nil {
+	if err := unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0); err != nil {
 		t.Fatal(err)
+	}
+	ended := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(host.Patience); ; {
+		n, err := unix.Poll(ended, int(time.Until(deadline).Milliseconds()))
+		if n == 1 {
+			return
+		}
+		if err != unix.EINTR {
+			t.Fatalf("process %d does not end: %v", id.PID, err)
+		}
 	}
 }
 
@@ -209,8 +222,8 @@ func TestKillUnderARunningVM(t *testing.T) {
 			handles := s.handles(t)
 			s.killDaemon(t)
 			kill(t, handles.Shim)
-			if handles.VMM.Alive() {
-				_ = syscall.Kill(handles.VMM.PID, syscall.SIGKILL) // or it has gone with its shim
+			if handles.VMM.Alive() { // else it has gone with its shim
+				_ = syscall.Kill(handles.VMM.PID, syscall.SIGKILL)
 			}
 		}, api.StateFailed, "shim died"},
 	} {

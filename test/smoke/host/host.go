@@ -378,9 +378,8 @@ func (h *Host) Unchanged(daemon bool) {
 		Rows: h.rows, Deep: daemon, Grace: time.Minute,
 	}
 	ready := func() {
-		if daemon {
-			h.Want(0, "system", "status")
-		} else {
+		h.Want(0, "system", "status") // answers when the daemon knows about KVM and has noted it
+		if !daemon {
 			h.StopDaemon()
 		}
 	}
