@@ -414,7 +414,8 @@ func TestTerminal(t *testing.T) {
 	ended := make(chan guestproto.Exit, 1)
 	go func() {
 		exit, err := guest.RunSession(context.Background(),
-			m.open("", guestproto.Exec{Argv: []string{"sh", "-c", `trap 'stty size' WINCH; tty; stty size; echo "$TERM"; cat; exit 5`}, TTY: true, Rows: 11, Cols: 22}),
+			m.open("", guestproto.Exec{Argv: []string{"sh", "-c", `tty; stty size; echo "$TERM"; cat
+				trap 'stty size; kill $!; exit 5' WINCH; sleep 1000 & echo armed; wait`}, TTY: true, Rows: 11, Cols: 22}),
 			guest.Streams{Stdin: stdin, Stdout: w, Resizes: resizes})
 		if err != nil {
 			t.Error(err)
@@ -438,8 +439,9 @@ func TestTerminal(t *testing.T) {
 	expect("xterm\r\n")
 	_, _ = io.WriteString(typed, "hello\n")
 	expect("hello\r\nhello\r\n") // the terminal's echo, then cat
+	_ = typed.Close() // end of input ends cat
+	expect("armed\r\n")
 	resizes <- guestproto.Resize{Rows: 33, Cols: 44}
-	_ = typed.Close() // end of input ends cat; the shell runs its trap then
 	expect("33 44\r\n")
 	go io.Copy(io.Discard, screen)
 	if exit := <-ended; exit.Code != 5 {

@@ -186,7 +186,7 @@ func (v *vm) ends(t *testing.T) string {
 	t.Helper()
 	select {
 	case <-v.exited:
-	case <-time.After(30 * time.Second):
+	case <-time.After(3 * time.Minute): // it may have a disk full of data to write out first
 		t.Fatalf("the machine does not end\n%s", v.console)
 	}
 	<-v.control.Done()

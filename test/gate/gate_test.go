@@ -100,6 +100,14 @@ func TestGate(t *testing.T) {
 			},
 			last: "1 passed, 1 failed, 0 skipped",
 		},
+		{
+			name: "a slash in a subtest's name makes no test",
+			lines: []string{
+				`{"Action":"run","Package":"m/p","Test":"TestS"}`, `{"Action":"run","Package":"m/p","Test":"TestS/a/b"}`,
+				`{"Action":"pass","Package":"m/p","Test":"TestS/a/b"}`, `{"Action":"pass","Package":"m/p","Test":"TestS"}`, packOK,
+			},
+			ok: true, last: "1 passed, 0 failed, 0 skipped",
+		},
 		{name: "nothing ran", lines: []string{"not JSON"}, last: "0 passed, 1 failed, 0 skipped", says: []string{"not JSON", "no test ran"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -40,6 +40,7 @@ type test struct {
 	status  status
 	seconds float64
 	output  strings.Builder
+	began   bool
 	parent  bool // has subtests: they are counted in its place
 }
 
@@ -122,17 +123,23 @@ func (t *test) add(e event) {
 		t.status = failed
 	case "skip":
 		t.status = skipped
+	case "run":
+		t.began = true
+		return
 	default:
 		return
 	}
 	t.seconds = e.Elapsed
 }
 
-// end closes the package. A test that never ended is what killed it.
+// end closes the package. A test that began and never ended is what killed it; one that
+// never began is only part of the name of subtests with a slash in theirs.
 func (p *pkg) end(s status, seconds float64) {
 	p.status, p.seconds = s, seconds
-	for _, t := range p.tests {
-		if t.status == running {
+	for name, t := range p.tests {
+		if !t.began && t.status == running {
+			delete(p.tests, name)
+		} else if t.status == running {
 			t.status = failed
 			t.output.WriteString("did not finish\n")
 		}
