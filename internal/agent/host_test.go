@@ -439,7 +439,7 @@ func TestTerminal(t *testing.T) {
 	expect("xterm\r\n")
 	_, _ = io.WriteString(typed, "hello\n")
 	expect("hello\r\nhello\r\n") // the terminal's echo, then cat
-	_ = typed.Close() // end of input ends cat
+	_ = typed.Close()            // end of input ends cat
 	expect("armed\r\n")
 	resizes <- guestproto.Resize{Rows: 33, Cols: 44}
 	expect("33 44\r\n")
