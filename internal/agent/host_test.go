@@ -51,7 +51,7 @@ func start(t *testing.T, o agent.HostOptions) *machine {
 	m := &machine{t: t, served: make(chan error, 1)}
 	go func() { m.served <- agent.ServeHost(ctx, far, o) }()
 	var err error
-	if m.mux, err = guestproto.MuxClient(near); err != nil {
+	if m.mux, err = muxClient(near); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -532,4 +532,11 @@ func TestMain(m *testing.M) {
 		_ = os.RemoveAll(shared.dir)
 	}
 	os.Exit(code)
+}
+
+// muxClient is the host's end of the agent's stream.
+func muxClient(port io.ReadWriteCloser) (*yamux.Session, error) {
+	c := yamux.DefaultConfig()
+	c.LogOutput, c.EnableKeepAlive = io.Discard, false
+	return yamux.Client(port, c)
 }

@@ -139,7 +139,7 @@ func (v *vm) boot(t *testing.T, cpus, memory int) error {
 	go func() { defer close(exited); _ = qemu.Wait() }()
 	v.machine = &machine{t: t}
 	m := v.machine
-	if m.mux, err = guestproto.MuxClient(near); err != nil {
+	if m.mux, err = muxClient(near); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

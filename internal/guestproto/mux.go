@@ -7,16 +7,12 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// MuxServer is the guest's end of a byte stream that carries many connections, and
-// MuxClient the host's. Both own the stream. Neither end sends anything before it opens
-// a connection, so the guest can speak first. Closing the session closes the stream.
+// MuxServer is the guest's end of a byte stream that carries many connections; the
+// host's is in package vmm/monitor, with limits against a hostile guest. It owns the
+// stream: closing the session closes it. Neither end sends anything before it opens a
+// connection, so the guest can speak first.
 func MuxServer(port io.ReadWriteCloser) (*yamux.Session, error) {
 	return yamux.Server(port, muxConfig())
-}
-
-// MuxClient is the host's end of the stream that MuxServer has the other end of.
-func MuxClient(port io.ReadWriteCloser) (*yamux.Session, error) {
-	return yamux.Client(port, muxConfig())
 }
 
 func muxConfig() *yamux.Config {
