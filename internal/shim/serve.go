@@ -130,11 +130,20 @@ func (s *Shim) redeem(key string) *ticket {
 	return t
 }
 
+// refuse answers a session's client, who is no daemon: its errors are those of the API.
+func refuse(w http.ResponseWriter, err error) {
+	e := sandbox.ErrorOf(err)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusConflict)
+	body := api.ErrorBody{Error: api.Error{Code: e.Code, Message: e.Message, Hint: e.Hint}}
+	_ = json.NewEncoder(w).Encode(body) // the client is gone, or reads it
+}
+
 func (s *Shim) handleSession(w http.ResponseWriter, r *http.Request) {
 	key, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	t := s.redeem(key)
 	if t == nil {
-		answer(w, nil, errs.New(errs.Permission, "session: the ticket is unknown, used or expired"))
+		refuse(w, errs.New(errs.Permission, "the ticket is unknown, used or expired"))
 		return
 	}
 	if t.final && s.spec.EndWithSession {
@@ -142,13 +151,13 @@ func (s *Shim) handleSession(w http.ResponseWriter, r *http.Request) {
 	}
 	guestConn, err := s.openSession(r.Context(), t.request)
 	if err != nil {
-		answer(w, nil, err)
+		refuse(w, err)
 		return
 	}
 	defer guestConn.Close()
 	client, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		answer(w, nil, err)
+		refuse(w, err)
 		return
 	}
 	defer client.Close()

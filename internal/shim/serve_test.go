@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -168,12 +169,11 @@ func session(t *testing.T, s *Shim, ticket string) (net.Conn, *bufio.Reader, err
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		defer resp.Body.Close()
-		var body sandbox.ErrorBody
-		content, _ := io.ReadAll(resp.Body)
-		if err := guestproto.Decode(0, content, &body); err != nil {
-			t.Fatal(err)
+		var body api.ErrorBody
+		if err := json.NewDecoder(resp.Body).Decode(&body); err != nil || body.Error.Message == "" {
+			t.Fatalf("%v: %+v", err, body)
 		}
-		return nil, nil, body.Err()
+		return nil, nil, errs.New(errs.FromCode(body.Error.Code), "%s", body.Error.Message)
 	}
 	return conn, r, nil
 }
