@@ -28,8 +28,8 @@ lint: ## golangci-lint
 bench: ## benchmarks
 	@scripts/with-artifacts go test -run '^$$' -bench . -timeout 60m ./test/bench/...
 
-soak: ## long tests
-	@scripts/with-artifacts go test -tags soak -count 1 -timeout 120m -v ./test/soak/...
+soak: ## long tests: storms with real VMs, then each fuzz target for a minute
+	@scripts/soak
 
 clean: ## remove what was built in the checkout; the build cache stays
 	@rm -rf bin internal/embedded/data/banger-agent internal/embedded/data/kernel.tar.zst

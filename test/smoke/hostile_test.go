@@ -3,8 +3,6 @@ package smoke_test
 import (
 	"bytes"
 	"context"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -26,51 +24,6 @@ import (
 	"log/slog"
 )
 
-// machineCode makes an ELF that boots as a kernel does: it writes text to the serial
-// port and then executes end.
-func machineCode(t *testing.T, text string, end ...byte) []byte {
-	t.Helper()
-	const base, page = 0x100000, 0x1000
-	code := []byte{
-		0xbe, 0, 0, 0, 0, // mov esi, text
-		0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
-		0xac,       // again: lodsb
-		0x84, 0xc0, // test al, al
-		0x74, 0x03, // jz done
-		0xee,       // out dx, al
-		0xeb, 0xf8, // jmp again
-	}
-	code = append(code, end...) // done:
-	binary.LittleEndian.PutUint32(code[1:], uint32(base+len(code)))
-	code = append(append(code, text...), 0)
-	note := []byte{4, 0, 0, 0, 8, 0, 0, 0, 18, 0, 0, 0, 'X', 'e', 'n', 0} // the entry of a 32-bit kernel
-	note = binary.LittleEndian.AppendUint64(note, base)
-
-	var file bytes.Buffer
-	header := elf.Header64{
-		Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
-		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
-		Entry: base, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 2,
-	}
-	noteAt := uint64(64 + 2*56)
-	for _, part := range []any{
-		header,
-		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 7, Off: page, Vaddr: base, Paddr: base, Filesz: uint64(len(code)), Memsz: page, Align: page},
-		elf.Prog64{Type: uint32(elf.PT_NOTE), Flags: 4, Off: noteAt, Vaddr: noteAt, Filesz: uint64(len(note)), Memsz: uint64(len(note)), Align: 4},
-		note, make([]byte, page-int(noteAt)-len(note)), code,
-	} {
-		if err := binary.Write(&file, binary.LittleEndian, part); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return file.Bytes()
-}
-
-var (
-	haltForEver = []byte{0xfa, 0xf4, 0xeb, 0xfd}             // cli; again: hlt; jmp again
-	resetNow    = []byte{0x0f, 0x01, 0x1d, 0, 0, 0, 0, 0xcc} // lidt of nothing; int3: a triple fault
-)
-
 // A kernel that does not boot ends the start with what it and the VMM said last.
 func TestKernelThatDoesNotBoot(t *testing.T) {
 	h := steady(t)
@@ -86,7 +39,7 @@ func TestKernelThatDoesNotBoot(t *testing.T) {
 		{"garbage", bytes.Repeat([]byte("no kernel\n"), 1<<16), []string{"exit status 1", "last lines of the VMM:"}},
 		{"empty", nil, []string{"the VMM ended"}},
 		{"program", program, []string{"exit status 1", "last lines of the VMM:", "PVH"}},
-		{"resets", machineCode(t, "last\x1b[31mwords\n", resetNow...), []string{"before the kernel reached the agent", "last[31mwords"}},
+		{"resets", host.ResettingKernel(t, "last\x1b[31mwords\n"), []string{"before the kernel reached the agent", "last[31mwords"}},
 	} {
 		h.AddKernel("bad", c.vmlinux)
 		r := h.Want(125, "run", "--rm", "--kernel", "bad", "--", "true")
@@ -105,7 +58,7 @@ func TestKernelThatDoesNotBoot(t *testing.T) {
 // One that hangs can be interrupted, killed and deleted.
 func TestKernelThatHangs(t *testing.T) {
 	h := steady(t)
-	h.AddKernel("hangs", machineCode(t, "still here\n", haltForEver...))
+	h.AddKernel("hangs", host.HangingKernel(t, "still here\n"))
 	p := h.Start(nil, "run", "--rm", "--kernel", "hangs", "--", "true")
 	booting(h)
 	p.Signal(syscall.SIGINT)
@@ -128,7 +81,7 @@ func TestBootDeadline(t *testing.T) {
 	vm := paths.VM{Dir: filepath.Join(dir, "vm")}
 	kernel := filepath.Join(dir, "vmlinux")
 	err := errors.Join(
-		os.WriteFile(kernel, machineCode(t, "still here\n", haltForEver...), 0o600),
+		os.WriteFile(kernel, host.HangingKernel(t, "still here\n"), 0o600),
 		os.Mkdir(vm.Dir, 0o700),
 		os.WriteFile(vm.Upper(), make([]byte, 1<<20), 0o600),
 		os.WriteFile(vm.Work(), make([]byte, 1<<20), 0o600),
