@@ -36,6 +36,7 @@ var errStopping = errs.New(errs.Unavailable, "the daemon is stopping")
 const (
 	shutdownGrace = 30 * time.Second // for requests under way to undo themselves
 	headerLimit   = 10 * time.Second
+	lockGrace     = 250 * time.Millisecond
 	// reserveBytes are given back on a full disk, so that deleting still works.
 	reserveBytes = 16 << 20
 	maxLog       = 4 << 20
@@ -67,7 +68,8 @@ func open(ctx context.Context, seam *effect.Seam, log *slog.Logger, dirs paths.D
 		}
 	}
 	d := &daemon{seam: seam, log: log, dirs: dirs, version: version, started: time.Now().UTC()}
-	if d.lock, err = seam.TryLock(ctx, "state.lock", dirs.Lock()); err != nil {
+	// A process that a killed daemon was just about to start has its lock until it execs.
+	if d.lock, err = seam.WaitLock(ctx, "state.lock", dirs.Lock(), lockGrace); err != nil {
 		return nil, err
 	}
 	if d.lock == nil {
